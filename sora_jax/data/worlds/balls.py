@@ -12,8 +12,8 @@ the aspect of the size but not on its resolution; its frames are the first ones
 of the clip of REFERENCE frames, but that a collision comes earlier in a
 shorter clip. Longer clips carry on, and the balls leave the picture.
 
-Source: Kang et al. 2024 (arXiv:2411.02385), section 3 and its appendix on
-data, with eight colours, both directions and captions added.
+Source: Kang et al. 2024 (arXiv:2411.02385), with eight colours, both
+directions and captions added.
 """
 
 import itertools
@@ -65,7 +65,7 @@ class Truth(NamedTuple):
 
   law: str
   colours: list[str]
-  radius: Float[np.ndarray, 'K']  # units
+  radius: Float[np.ndarray, ' K']  # units
   position: Float[np.ndarray, 'T K 2']  # x and y of the centre, units
   velocity: Float[np.ndarray, 'T K 2']  # units/s
   in_view: Bool[np.ndarray, 'T K']  # the centre lies within the picture
@@ -119,11 +119,11 @@ class _Plan(NamedTuple):
   """One clip before it has a size: words, numbers and where to put it."""
 
   balls: list[Combination]
-  radius: Float[np.ndarray, 'K']
-  speed: Float[np.ndarray, 'K']
+  radius: Float[np.ndarray, ' K']
+  speed: Float[np.ndarray, ' K']
   worded: list[bool]  # whether a speed is said by a word where there is one
   sentence: float
-  place: Float[np.ndarray, '3']  # in [0, 1): across, up, time of contact
+  place: Float[np.ndarray, ' 3']  # in [0, 1): across, up, time of contact
 
 
 def _pick(rng: np.random.Generator, items):
@@ -173,7 +173,7 @@ def _between(low: float, high: float, part: float) -> float:
 
 
 def _single(
-    plan: _Plan, extent: tuple[float, float], time: Float[np.ndarray, 'T']
+    plan: _Plan, extent: tuple[float, float], time: Float[np.ndarray, ' T']
 ) -> tuple[Float[np.ndarray, 'T 1 2'], Float[np.ndarray, 'T 1 2']]:
   """Uniform motion, or a throw: position and velocity at each time."""
   width, height = extent
@@ -208,7 +208,7 @@ def elastic(
 
 
 def _collision(
-    plan: _Plan, extent: tuple[float, float], time: Float[np.ndarray, 'T']
+    plan: _Plan, extent: tuple[float, float], time: Float[np.ndarray, ' T']
 ) -> tuple[Float[np.ndarray, 'T 2 2'], Float[np.ndarray, 'T 2 2']]:
   """Two balls that meet head-on: position and velocity at each time."""
   width, height = extent
