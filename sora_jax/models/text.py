@@ -1,0 +1,238 @@
+"""Text encoders: T5 and umT5, and a byte-level one for small models.
+
+Several captions may lie in one row, marked by segments. Attention stays within
+a segment and positions enter as distances only, so a caption is encoded the
+same wherever it lies.
+
+Sources: Raffel et al. 2020 (arXiv:1910.10683), section 2.1; the gated GELU of
+T5 v1.1, Shazeer 2020 (arXiv:2002.05202); umT5, Chung et al. 2023
+(arXiv:2304.09151).
+"""
+
+import dataclasses
+
+import einops
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+import numpy as np
+
+from sora_jax.models import attention
+from sora_jax.models import layers
+
+
+@dataclasses.dataclass(kw_only=True)
+class TextConfig:
+  """Size and form of the encoder; the defaults read bytes, for small models."""
+
+  vocab: int = 259  # 256 bytes after pad, end and unknown
+  width: int = 128
+  depth: int = 2  # blocks
+  heads: int = 4
+  head_dim: int = 32
+  mlp: int = 256  # hidden width of a block's gated MLP
+  buckets: int = 32  # of signed distance between two tokens
+  max_distance: int = 128  # from here on all distances share a bucket
+  shared_bias: bool = False  # one distance table for all blocks, as in T5
+  eps: float = 1e-6  # of every norm
+  scan: bool = True  # blocks as a compiled loop; False: unrolled, same weights
+  dtype: str = 'float32'  # of matrix products and activations
+
+
+SIZES = {
+    'bytes': dict(),
+    't5-v1.1-xxl': dict(
+        vocab=32128,
+        width=4096,
+        depth=24,
+        heads=64,
+        head_dim=64,
+        mlp=10240,
+        shared_bias=True,
+    ),
+    'umt5-xxl': dict(
+        vocab=256384, width=4096, depth=24, heads=64, head_dim=64, mlp=10240
+    ),
+}
+
+
+class T5Encoder(nn.Module):
+  """Token ids to text features."""
+
+  config: TextConfig
+
+  @nn.compact
+  def __call__(
+      self, ids: Int[Array, 'B L'], segment: Int[Array, 'B L']
+  ) -> Float[Array, 'B L E']:
+    """Encodes captions; rows of segment 0, the empty slots, are zeros.
+
+    Raises:
+      ValueError: the config cannot be.
+    """
+    c = self.config
+    check(c)
+    embedding = self.param(
+        'embedding',
+        nn.with_logical_partitioning(
+            nn.initializers.normal(1.0), ('vocab', 'embed')
+        ),
+        (c.vocab, c.width),
+    )
+    x = jnp.take(embedding, ids, axis=0).astype(c.dtype)
+    shared = None
+    if c.shared_bias:
+      shared = DistanceBias(c, name='relative_attention_bias')(ids.shape[1])
+    x, _ = layers.stack(Block, c.depth, scan=c.scan)(c, name='blocks')(
+        x, segment, shared
+    )
+    x = layers.RMSNorm(eps=c.eps, name='final_layer_norm')(x)
+    return jnp.where(segment[..., None] > 0, x, 0.0)
+
+
+class Block(nn.Module):
+  """Self-attention and a gated MLP; each a residual after an RMS norm."""
+
+  config: TextConfig
+
+  @nn.compact
+  def __call__(
+      self,
+      x: Float[Array, 'B L E'],
+      segment: Int[Array, 'B L'],
+      bias: Float[Array, '1 A L L'] | None,
+  ) -> tuple[Float[Array, 'B L E'], None]:
+    c = self.config
+    if bias is None:
+      bias = DistanceBias(c, name='relative_attention_bias')(x.shape[1])
+    h = layers.RMSNorm(eps=c.eps, name='attention_norm')(x)
+    x = layers.add(x, Attention(c, name='attention')(h, segment, bias))
+    h = layers.RMSNorm(eps=c.eps, name='mlp_norm')(x)
+    x = layers.add(x, GatedMLP(c, name='mlp')(h))
+    return x, None  # the second is what a scan would collect
+
+
+class Attention(nn.Module):
+  """T5's attention: no biases, and scores that are not scaled.
+
+  The scale is in the initializers instead: a query is K^-1/2 as large as usual.
+  """
+
+  config: TextConfig
+
+  @nn.compact
+  def __call__(
+      self,
+      x: Float[Array, 'B L E'],
+      segment: Int[Array, 'B L'],
+      bias: Float[Array, '1 A L L'],
+  ) -> Float[Array, 'B L E']:
+    c = self.config
+
+    def project(name: str, std: float) -> Float[Array, 'B L A K']:
+      y = linear(c, c.heads * c.head_dim, ('embed', 'heads'), std, name)(x)
+      return einops.rearrange(y, 'B L (A K) -> B L A K', A=c.heads)
+
+    q = project('q', (c.width * c.head_dim) ** -0.5)
+    k, v = project('k', c.width**-0.5), project('v', c.width**-0.5)
+    y = attention.attend(q, k, v, segment, segment, scale=1.0, bias=bias)
+    y = einops.rearrange(y, 'B L A K -> B L (A K)')
+    std = (c.heads * c.head_dim) ** -0.5
+    return linear(c, c.width, ('heads', 'embed'), std, 'o')(y)
+
+
+class GatedMLP(nn.Module):
+  """One linear layer's GELU times another, then a third."""
+
+  config: TextConfig
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'B L E']) -> Float[Array, 'B L E']:
+    c = self.config
+    std = c.width**-0.5
+    gate = linear(c, c.mlp, ('embed', 'mlp'), std, 'wi_0')(x)
+    value = linear(c, c.mlp, ('embed', 'mlp'), std, 'wi_1')(x)
+    h = jax.nn.gelu(gate) * value
+    return linear(c, c.width, ('mlp', 'embed'), c.mlp**-0.5, 'wo')(h)
+
+
+class DistanceBias(nn.Module):
+  """A learned number for each head and bucket of distance."""
+
+  config: TextConfig
+
+  @nn.compact
+  def __call__(self, length: int) -> Float[Array, '1 A L L']:
+    c = self.config
+    table = self.param(
+        'embedding',
+        nn.with_logical_partitioning(
+            nn.initializers.normal(c.width**-0.5), (None, 'heads')
+        ),
+        (c.buckets, c.heads),
+    )
+    index = np.arange(length)
+    bucket = distance_bucket(
+        index[None, :] - index[:, None], c.buckets, c.max_distance
+    )
+    # A product, not a gather, whose gradient would add L * L terms into a row.
+    return jnp.einsum(
+        'NLI,IA->ANL',
+        layers.one_hot(bucket, c.buckets),
+        table,
+        precision='highest',
+    )[None]
+
+
+def linear(
+    config: TextConfig, features: int, axes: layers.Axes, std: float, name: str
+) -> layers.Linear:
+  """A bias-free linear layer of normal weights, as all of T5's are."""
+  return layers.Linear(
+      features,
+      axes,
+      use_bias=False,
+      kernel_init=nn.initializers.normal(std),
+      dtype=config.dtype,
+      name=name,
+  )
+
+
+def distance_bucket(
+    distance: Int[np.ndarray, '*S'], buckets: int, max_distance: int
+) -> Int[np.ndarray, '*S']:
+  """Buckets the signed distance, key minus query, between two tokens.
+
+  Half of the buckets are for keys after the query. Of each half, the first
+  half are exact distances and the rest widen logarithmically to max_distance.
+  """
+  half = buckets // 2
+  exact = half // 2
+  size = np.abs(distance)
+  # T5 computes this logarithm in float32, and so the edges of buckets.
+  ratio = np.log(np.maximum(size, 1) / np.float32(exact), dtype=np.float32)
+  wide = exact + (
+      ratio / np.log(max_distance / exact) * (half - exact)
+  ).astype(np.int32)
+  bucket = np.where(size < exact, size, np.minimum(wide, half - 1))
+  return bucket + half * (distance > 0)
+
+
+def check(config: TextConfig) -> None:
+  """Refuses sizes that cannot be.
+
+  Raises:
+    ValueError: naming the field, its value and what would be accepted.
+  """
+  for name in ('vocab', 'width', 'depth', 'heads', 'head_dim', 'mlp'):
+    if getattr(config, name) < 1:
+      raise ValueError(f'{name}={getattr(config, name)} must be at least 1')
+  if config.buckets < 4 or config.buckets % 4:
+    raise ValueError(f'{config.buckets=} must be a positive multiple of 4')
+  if config.max_distance <= config.buckets // 4:
+    raise ValueError(
+        f'{config.max_distance=} must be more than {config.buckets // 4}, the '
+        f'exact distances of {config.buckets=}'
+    )
+  layers.check_dtype(config.dtype)
