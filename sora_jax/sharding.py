@@ -1,0 +1,239 @@
+"""The mesh, and what lies where on it.
+
+The mesh always has the four axes of `MeshConfig`, of size 1 where unused, so
+one program serves a laptop and a pod:
+
+  * data: rows of the batch; the only axis that crosses slices of a TPU pod;
+  * fsdp: rows of the batch too, and a share of every parameter;
+  * context: tokens of a row;
+  * tensor: attention heads and hidden features.
+
+Models name the axes of their parameters; `RULES` maps names to mesh axes, and
+nothing else in the package knows of the mesh, but for `models/attention.py`.
+"""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+AXES = ('data', 'fsdp', 'context', 'tensor')
+ROWS = ('data', 'fsdp')  # the axes that share out the rows of a batch
+
+# Logical axis of a parameter or activation -> mesh axes; None is not sharded.
+RULES = (
+    ('batch', ROWS),
+    ('tokens', 'context'),
+    ('embed', 'fsdp'),
+    ('heads', 'tensor'),
+    ('mlp', 'tensor'),
+    ('text', None),
+    ('vocab', None),
+    ('layers', None),
+)
+
+
+@dataclasses.dataclass(kw_only=True)
+class MeshConfig:
+  """Devices along each axis of the mesh; their product is all of them."""
+
+  data: int = -1  # -1: all devices that the other axes leave
+  fsdp: int = 1
+  context: int = 1
+  tensor: int = 1
+
+  def __post_init__(self):
+    for name in AXES:
+      size = getattr(self, name)
+      if size < 1 and not (name == 'data' and size == -1):
+        raise ValueError(f'mesh: {name}={size} must be at least 1')
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
+  """Arranges devices (by default all) in the mesh that the config asks for.
+
+  Raises:
+    ValueError: the sizes do not multiply to the number of devices, or `data`
+      does not cover the slices of a TPU pod.
+  """
+  devices = jax.devices() if devices is None else list(devices)
+  rest = config.fsdp * config.context * config.tensor
+  data = len(devices) // rest if config.data == -1 else config.data
+  if data < 1 or data * rest != len(devices):
+    sizes = ', '.join(f'{name}={getattr(config, name)}' for name in AXES)
+    raise ValueError(
+        f'mesh: {sizes} needs {"a multiple of " if config.data == -1 else ""}'
+        f'{abs(config.data) * rest} devices, and there are {len(devices)}'
+    )
+  shape = (data, config.fsdp, config.context, config.tensor)
+  return Mesh(
+      _arrange(shape, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES)
+  )
+
+
+def _arrange(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
+  """Orders devices so that all axes but `data` stay on fast connections."""
+  # Elsewhere than on TPU the order of devices is by host, which is enough.
+  on_tpu = devices[0].platform == 'tpu'
+  slices = len({d.slice_index for d in devices}) if on_tpu else 1
+  if slices == 1:
+    return mesh_utils.create_device_mesh(
+        shape, devices, allow_split_physical_axes=True
+    )
+  data, *rest = shape
+  if data % slices:
+    raise ValueError(
+        f'mesh: data={data} must be a multiple of the {slices} slices'
+    )
+  return mesh_utils.create_hybrid_device_mesh(
+      (data // slices, *rest),
+      (slices, *(1 for _ in rest)),
+      devices,
+      allow_split_physical_axes=True,
+  )
+
+
+@contextlib.contextmanager
+def use(mesh: Mesh) -> Iterator[Mesh]:
+  """Enters a mesh: jitted code inside sees it, and the names in `RULES`."""
+  with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
+    yield mesh
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """A copy on every device."""
+  return NamedSharding(mesh, P())
+
+
+def param_shardings(boxed: Any, mesh: Mesh) -> Any:
+  """Shardings of parameters whose axes are named, as a tree without boxes.
+
+  Args:
+    boxed: What `jax.eval_shape(model.init, ...)` gives: shapes in
+      `nn.LogicallyPartitioned` boxes. Without a box, a leaf is replicated.
+    mesh: From `make_mesh`.
+
+  Raises:
+    ValueError: an unknown axis name, or heads or features that the tensor axis
+      does not divide. An axis that fsdp does not divide is not sharded: fsdp
+      saves memory, and what it does not divide is small.
+  """
+  is_box = lambda x: isinstance(x, nn.Partitioned)
+
+  def sharding(path, leaf):
+    if not is_box(leaf):
+      return replicated(mesh)
+    shape = leaf.unbox().shape
+    try:
+      return NamedSharding(mesh, _spec(leaf.names, shape, mesh))
+    except ValueError as error:
+      raise ValueError(f'{path_name(path)} {shape}: {error}') from None
+
+  return jax.tree_util.tree_map_with_path(sharding, boxed, is_leaf=is_box)
+
+
+def _spec(names: Sequence[str | None], shape: tuple[int, ...], mesh: Mesh) -> P:
+  """Looks the names of one parameter's axes up in `RULES`."""
+  table = dict(RULES) | {None: None}
+  spec = []
+  for name, dim in zip(names, shape, strict=True):
+    if name not in table:
+      raise ValueError(f'axis {name!r} is not one of {sorted(dict(RULES))}')
+    axis = table[name]
+    # A mesh axis shards one axis of an array only: the first that asks for it.
+    if axis is None or axis in spec:
+      spec.append(None)
+    elif dim % (size := mesh.shape[axis]) == 0:
+      spec.append(axis)
+    elif axis == 'fsdp':
+      spec.append(None)
+    else:
+      fits = [n for n in range(1, dim + 1) if dim % n == 0]
+      raise ValueError(
+          f'{name} of {dim} cannot be shared by {axis}={size}; '
+          f'sizes that fit: {", ".join(map(str, fits[:12]))}'
+      )
+  return P(*spec)
+
+
+def state_shardings(state: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:
+  """Shardings of a tree that repeats the parameters: optimizer, average, run.
+
+  A leaf lies as the parameter whose path ends its own and whose shape it has,
+  as `opt/0/mu/head/bias` ends in `head/bias`; others, as step counts, are
+  replicated.
+
+  Args:
+    state: Abstract tree, as `jax.eval_shape(optimizer.init, params)`.
+    params: Abstract parameters without boxes.
+    shardings: Theirs, from `param_shardings`.
+    mesh: From `make_mesh`.
+  """
+  shapes = jax.tree_util.tree_flatten_with_path(params)[0]
+  known = {
+      _keys(path): (leaf.shape, sharding)
+      for (path, leaf), sharding in zip(
+          shapes, jax.tree.leaves(shardings), strict=True
+      )
+  }
+
+  def sharding(path, leaf):
+    keys = _keys(path)
+    # From the longest ending, so that `bias` does not stand for `head/bias`.
+    for start in range(len(keys)):
+      shape, found = known.get(keys[start:], (None, None))
+      if shape == leaf.shape:
+        return found
+    return replicated(mesh)
+
+  return jax.tree_util.tree_map_with_path(sharding, state)
+
+
+def _keys(path: tuple[Any, ...]) -> tuple[str, ...]:
+  return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+  """A path in a tree as `blocks/attention/q`."""
+  return '/'.join(_keys(path))
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """Rows of a batch over data and fsdp; whole along every other axis."""
+  return NamedSharding(mesh, P(ROWS))
+
+
+def process_rows(rows: int, mesh: Mesh) -> np.ndarray:
+  """Which rows of a global batch this process must load, in ascending order.
+
+  Under context or tensor parallelism several processes may load one row.
+
+  Raises:
+    ValueError: the rows cannot be shared out evenly.
+  """
+  shares = math.prod(mesh.shape[axis] for axis in ROWS)
+  if rows % shares:
+    raise ValueError(
+        f'batch: {rows} rows must be a multiple of data x fsdp = {shares}'
+    )
+  indices = batch_sharding(mesh).addressable_devices_indices_map((rows,))
+  return np.unique(
+      np.concatenate([np.arange(rows)[index] for index in indices.values()])
+  )
+
+
+def shard_batch(batch: Any, mesh: Mesh) -> Any:
+  """Makes global arrays of this process's rows (see `process_rows`)."""
+  place = batch_sharding(mesh)
+  return jax.tree.map(
+      lambda x: jax.make_array_from_process_local_data(place, np.asarray(x)),
+      batch,
+  )
