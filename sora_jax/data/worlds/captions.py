@@ -145,14 +145,12 @@ def attributes(caption: str) -> Attributes:
     ValueError: it is none of the sentences, or its two balls do not move
       towards each other in two colours.
   """
-  for law, pattern in _PATTERNS:
-    if match := pattern.fullmatch(caption):
-      found = match.groupdict()
-      names = [n for n in 'ab' if f'{n}_colour' in found]
-      balls = tuple(_ball(found, n) for n in names)
-      break
-  else:
+  matches = ((law, p.fullmatch(caption)) for law, p in _PATTERNS)
+  law, match = next((m for m in matches if m[1]), ('', None))
+  if match is None:
     raise ValueError(f'caption {caption!r} is not of the grammar:\n{grammar()}')
+  found = match.groupdict()
+  balls = tuple(_ball(found, n) for n in 'ab' if f'{n}_colour' in found)
   if len(balls) == 2 and balls[0].colour == balls[1].colour:
     raise ValueError(f'caption {caption!r} has two balls of one colour')
   if law == 'collision' and balls[0].direction == balls[1].direction:

@@ -114,7 +114,7 @@ def _gather(cover: Float32[np.ndarray, 'T H W']) -> _Sums:
 
 
 def _colours(ink: Float32[np.ndarray, 'T H W 3'], scale: float) -> list[int]:
-  """Finds the one or two colours that are balls, the one with more ink first."""
+  """Finds the one or two colours that are balls, the one with more first."""
   label, cover = _cover(ink, list(range(len(NAMES))))
   cover = np.where(cover < SURE, 0, cover)
   found = [_sums(cover * (label == k)) for k in range(len(NAMES))]
@@ -129,7 +129,7 @@ def _colours(ink: Float32[np.ndarray, 'T H W 3'], scale: float) -> list[int]:
     both = seen[k] & seen[first]
     apart = both & (gap > APART * radii)
     # One frame of a clip may have a flash of colour; two balls last.
-    if apart.sum() > both.sum() / 2 and apart.sum() >= min(3, len(ink)):
+    if apart.sum() > both.sum() / 2 and apart.sum() > len(ink) // 8:
       return [int(first), int(k)]
   return [int(first)]
 
