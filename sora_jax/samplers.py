@@ -31,19 +31,31 @@ class Last(NamedTuple):
   step: Float[Array, '*S']  # by how much the level changed, at most 0
 
 
-def euler(x, velocity, level, next_level, state):
+def euler(
+    x: Float[Array, '*S P'],
+    velocity: Float[Array, '*S P'],
+    level: Float[Array, '*S'],
+    next_level: Float[Array, '*S'],
+    state: Last,
+) -> tuple[Float[Array, '*S P'], Last]:
   """Goes straight on: x + h v with h = next_level - level. First order."""
   step = next_level - level
   return x + step[..., None] * velocity, Last(velocity, step)
 
 
-def heun(x, velocity, level, next_level, state):
+def heun(
+    x: Float[Array, '*S P'],
+    velocity: Float[Array, '*S P'],
+    level: Float[Array, '*S'],
+    next_level: Float[Array, '*S'],
+    state: Last,
+) -> tuple[Float[Array, '*S P'], Last]:
   """Goes straight on, then corrects by the velocity found there.
 
   Stands twice at each level. The first time it arrived there by an Euler step
   h v, and now replaces v by the mean of v and the velocity here: it adds
-  h (v' - v) / 2. The second time it takes the next Euler step. One of the two
-  terms is always 0, since no step follows itself. Second order.
+  h (v' - v) / 2 and stays. The second time it has no step to correct, and takes
+  the next Euler step. So one of the two terms below is always 0. Second order.
   Source: Karras et al. 2022 (arXiv:2206.00364), algorithm 1.
   """
   correction = 0.5 * state.step[..., None] * (velocity - state.velocity)
@@ -51,14 +63,14 @@ def heun(x, velocity, level, next_level, state):
   return x + correction + step[..., None] * velocity, Last(velocity, step)
 
 
-def _once(levels: Float[Array, ' S']) -> Float[Array, ' V']:
+def _once(levels: Float[Array, ' E']) -> Float[Array, ' V']:
   return levels
 
 
-def _twice(levels: Float[Array, ' S']) -> Float[Array, ' V']:
-  """Every level twice but the ends: the last step, to 0, is an Euler step.
+def _twice(levels: Float[Array, ' E']) -> Float[Array, ' V']:
+  """Every level twice, but for the first and the last.
 
-  At level 0 the network has nothing to say, so no correction is asked there.
+  The step to 0 remains an Euler step: at level 0 there is no velocity to ask.
   """
   return jnp.concatenate([levels[:1], jnp.repeat(levels[1:-1], 2), levels[-1:]])
 
@@ -68,7 +80,7 @@ class Sampler(NamedTuple):
 
   step: Callable[..., tuple[Float[Array, '*S P'], Last]]
   # Levels of the schedule -> levels to evaluate the velocity at, and the last.
-  visits: Callable[[Float[Array, ' S']], Float[Array, ' V']]
+  visits: Callable[[Float[Array, ' E']], Float[Array, ' V']]
 
 
 SAMPLERS = {'euler': Sampler(euler, _once), 'heun': Sampler(heun, _twice)}
@@ -76,7 +88,7 @@ SAMPLERS = {'euler': Sampler(euler, _once), 'heun': Sampler(heun, _twice)}
 
 def levels_schedule(
     num_steps: int, alpha: float = 1.0, start: float = 1.0
-) -> Float[Array, ' S']:
+) -> Float[Array, ' E']:
   """Levels from `start` down to 0 in `num_steps` steps, shifted by alpha.
 
   Steps are equal before the shift, `flow.shift_levels`, which spends more of
@@ -101,7 +113,7 @@ def integrate(
     velocity_fn: VelocityFn,
     x: Float[Array, '*S P'],
     start: Float[Array, '*S'],
-    levels: Float[Array, ' S'],
+    levels: Float[Array, ' E'],
     sampler: Sampler,
 ) -> Float[Array, '*S P']:
   """Walks tokens down to level 0, in one scan with one call of the network.

@@ -1,0 +1,162 @@
+"""Gaussian data have an exact velocity, so a solver must reach its answer."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sora_jax import flow, samplers
+
+MEAN, STD = 2.0, 0.5  # of the data in every test
+
+
+def gaussian_velocity(x, t):
+  """E[noise - x0 | x_t = x] for data N(MEAN, STD^2), per token."""
+  t = t[..., None]
+  variance = ((1 - t) * STD) ** 2 + t**2
+  slope = (t - (1 - t) * STD**2) / variance
+  return slope * (x - (1 - t) * MEAN) - MEAN
+
+
+def exact(x, start):
+  """Where the flow brings x from level `start` to 0: same quantile."""
+  start = start[..., None]
+  std = jnp.sqrt(((1 - start) * STD) ** 2 + start**2)
+  return MEAN + STD * (x - (1 - start) * MEAN) / std
+
+
+def solve(name, num_steps, x, start, alpha=1.0):
+  levels = samplers.levels_schedule(num_steps, alpha)
+  return samplers.integrate(
+      gaussian_velocity, x, start, levels, samplers.SAMPLERS[name]
+  )
+
+
+@pytest.fixture
+def noise():
+  return jax.random.normal(jax.random.key(0), (4, 3))
+
+
+@pytest.mark.parametrize('name', samplers.SAMPLERS)
+@pytest.mark.parametrize('alpha', [1.0, 3.0])
+def test_noise_becomes_data(name, alpha, noise):
+  start = jnp.ones(4)
+  reached = solve(name, 400, noise, start, alpha)
+  np.testing.assert_allclose(reached, exact(noise, start), atol=0.01)
+
+
+@pytest.mark.parametrize(('name', 'order'), [('euler', 1), ('heun', 2)])
+@pytest.mark.parametrize('level', [1.0, 0.63])
+def test_error_falls_with_the_order_of_the_method(name, order, level, noise):
+  start = jnp.full(4, level)
+  error = lambda n: jnp.abs(
+      solve(name, n, noise, start) - exact(noise, start)
+  ).max()
+  # Coarse enough that rounding to float32 is far below the error.
+  measured = jnp.log2(error(20) / error(40))
+  assert measured == pytest.approx(order, abs=0.25)
+
+
+@pytest.mark.parametrize('name', samplers.SAMPLERS)
+def test_each_token_walks_from_its_own_level(name, noise):
+  start = jnp.array([0.0, 0.3, 0.77, 1.0])
+  reached = solve(name, 200, noise, start)
+  np.testing.assert_array_equal(reached[0], noise[0])
+  np.testing.assert_allclose(reached, exact(noise, start), atol=0.02)
+
+
+@pytest.mark.parametrize('name', samplers.SAMPLERS)
+def test_a_token_waits_until_the_schedule_reaches_its_level(name, noise):
+  start = jnp.array([0.0, 0.3, 0.77, 1.0])
+  visited = []
+
+  def velocity(x, level):
+    jax.debug.callback(lambda *seen: visited.append(seen), x, level)
+    return gaussian_velocity(x, level)
+
+  levels = samplers.levels_schedule(10)
+  sampler = samplers.SAMPLERS[name]
+  jax.block_until_ready(
+      samplers.integrate(velocity, noise, start, levels, sampler)
+  )
+  jax.effects_barrier()
+  assert visited
+  for x, level in visited:
+    np.testing.assert_array_less(level, start + 1e-7)
+    waiting = np.asarray(level == start)
+    if level[-1] > 0.77:
+      assert waiting[2]
+    # The token on the boundary may already be one Euler step ahead.
+    moved = np.any(np.asarray(x) != np.asarray(noise), axis=-1)
+    assert not np.any(moved & waiting & (np.asarray(start) < level[-1]))
+
+
+@pytest.mark.parametrize(('name', 'evaluations'), [('euler', 10), ('heun', 19)])
+def test_evaluations_per_sample_and_none_at_level_zero(name, evaluations):
+  levels = []
+
+  def velocity(x, level):
+    jax.debug.callback(lambda level: levels.append(float(level[0])), level)
+    return gaussian_velocity(x, level)
+
+  x, start = jnp.zeros((1, 3)), jnp.ones(1)
+  schedule = samplers.levels_schedule(10)
+  samplers.integrate(velocity, x, start, schedule, samplers.SAMPLERS[name])
+  jax.effects_barrier()
+  assert len(levels) == evaluations
+  assert min(levels) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize('name', samplers.SAMPLERS)
+def test_the_program_is_one_scan_with_one_call_of_the_network(name):
+  calls = []
+
+  def velocity(x, level):
+    calls.append(level)
+    return gaussian_velocity(x, level)
+
+  program = jax.make_jaxpr(
+      lambda x: samplers.integrate(
+          velocity,
+          x,
+          jnp.ones(4),
+          samplers.levels_schedule(50),
+          samplers.SAMPLERS[name],
+      )
+  )(jnp.zeros((4, 3)))
+  assert str(program).count('scan[') == 1
+  assert len(calls) == 1
+
+
+def test_predicting_the_data_exactly_gives_the_data():
+  x0 = jax.random.normal(jax.random.key(1), (4, 3))
+
+  def velocity(x, level):
+    return flow.to_velocity(x0, x, level, flow.Prediction.X0)
+
+  noise = jax.random.normal(jax.random.key(2), x0.shape)
+  for sampler in samplers.SAMPLERS.values():
+    levels = samplers.levels_schedule(30, 4.0)
+    reached = samplers.integrate(velocity, noise, jnp.ones(4), levels, sampler)
+    np.testing.assert_allclose(reached, x0, atol=1e-5)
+
+
+def test_schedule_falls_from_start_to_zero_in_even_steps_before_the_shift():
+  np.testing.assert_allclose(
+      samplers.levels_schedule(4), [1, 0.75, 0.5, 0.25, 0], atol=1e-7
+  )
+  # 3 t / (1 + 2 t) at t = 3/4, 1/2, 1/4.
+  np.testing.assert_allclose(
+      samplers.levels_schedule(4, 3.0), [1, 0.9, 0.75, 0.5, 0], atol=1e-6
+  )
+  late = samplers.levels_schedule(2, 3.0, start=0.75)
+  np.testing.assert_allclose(late, [0.75, 0.5, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    'wrong', [{'num_steps': 0}, {'alpha': 0.0}, {'start': 0.0}, {'start': 1.5}]
+)
+def test_schedules_that_cannot_be_name_the_value(wrong):
+  ((name, value),) = wrong.items()
+  with pytest.raises(ValueError, match=f'{name}={value}'):
+    samplers.levels_schedule(**{'num_steps': 10} | wrong)
