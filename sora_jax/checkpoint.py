@@ -11,29 +11,27 @@ the files that it wrote once they are committed, and only a step whose manifest
 is there and agrees with every byte is restored. A crash at any instant costs
 at most the step that was being written.
 
-Processes are expected to share the directory, as orbax asks. Process p > 0
-writes `<step>.sha256.<p>.json`, so that no process waits for another.
+Processes share the directory, as orbax asks.
 """
 
-from collections.abc import Iterator
-from concurrent import futures
 import contextlib
-import hashlib
-import json
+import errno
+import logging as std_logging
+import os
 import re
 import threading
 from typing import Any, NamedTuple
 
-from absl import logging
-from etils import epath
 import jax
-from jax.experimental import multihost_utils
-from jaxtyping import PyTree
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+from jax.experimental import multihost_utils
+from jaxtyping import PyTree
 
-_THREADS = 8  # hashing releases the interpreter; storage likes several readers
-_CHUNK = 1 << 20  # bytes read at a time
+from sora_jax import checksums
+
 _UNFINISHED = '.orbax-checkpoint-tmp'  # follows the step, until it is committed
 
 
@@ -49,7 +47,7 @@ class CheckpointStore:
   """Saves the state of a run and restores the newest step that is whole."""
 
   def __init__(
-      self, directory: epath.PathLike, *, keep: int = 3, keep_every: int = 0
+    self, directory: epath.PathLike, *, keep: int = 3, keep_every: int = 0
   ):
     """Opens a directory, which is created by the first save.
 
@@ -69,11 +67,12 @@ class CheckpointStore:
     self._directory = path if path.is_absolute() else path.resolve()
     self._keep = keep
     self._keep_every = keep_every
+    logging.get_absl_logger().addFilter(_is_not_raised)
     self._checkpointer = ocp.AsyncCheckpointer(
-        ocp.CompositeCheckpointHandler(
-            state=ocp.PyTreeCheckpointHandler(),
-            data=ocp.JsonCheckpointHandler(),
-        )
+      ocp.CompositeCheckpointHandler(
+        state=ocp.PyTreeCheckpointHandler(),
+        data=ocp.JsonCheckpointHandler(),
+      )
     )
     self._finisher: threading.Thread | None = None
     self._error: OSError | None = None
@@ -86,7 +85,12 @@ class CheckpointStore:
     self.close()
 
   def save(
-      self, step: int, state: PyTree, data: dict[str, Any], *, block=False
+    self,
+    step: int,
+    state: PyTree,
+    data: dict[str, Any],
+    *,
+    block: bool = False,
   ) -> None:
     """Starts to save, and returns once the arrays have left their buffers.
 
@@ -101,7 +105,7 @@ class CheckpointStore:
     if step == self._last:
       return
     args = ocp.args.Composite(
-        state=ocp.args.PyTreeSave(state), data=ocp.args.JsonSave(data)
+      state=ocp.args.PyTreeSave(state), data=ocp.args.JsonSave(data)
     )
     try:
       self._directory.mkdir(parents=True, exist_ok=True)
@@ -137,26 +141,31 @@ class CheckpointStore:
   def _finish(self, step: int) -> None:
     try:
       self._checkpointer.wait_until_finished()
-      _write_manifest(self._directory, step)
-      self._last = step
-      if jax.process_index() == 0:
-        self._prune()
+      checksums.write(self._directory, step)
     except Exception as error:  # raised by the next call of `wait`
       self._error = self._failed(step, error)
+      return
+    self._last = step
+    if jax.process_index() == 0:
+      try:
+        self._prune()
+      except OSError as error:  # no reason to stop: the new step is good
+        logging.warning('old checkpoints were not removed: %s', error)
 
   def _failed(self, step: int, error: Exception) -> OSError:
     """The one-line error for a failed save, after freeing what it took."""
-    if jax.process_index() == 0:
-      with contextlib.suppress(OSError):
-        for path in self._directory.iterdir():
-          if path.name == str(step) or path.name.startswith(
-              f'{step}{_UNFINISHED}'
-          ):
-            _remove(path)
-    reason = ' '.join(str(error).split())[:300] or type(error).__name__
+    with contextlib.suppress(Exception):  # threads may still be at it
+      self._checkpointer.wait_until_finished()
+    with contextlib.suppress(OSError):
+      if jax.process_index() == 0:
+        for path in self._directory.glob(f'{step}{_UNFINISHED}*'):
+          path.rmtree()
+    reason = ' '.join(str(error).split()) or type(error).__name__
+    if os.strerror(errno.ENOSPC) in reason:
+      reason = 'no space is left there'
     return OSError(
-        f'checkpoint {step} was not written to {self._directory}: {reason}; '
-        'earlier checkpoints are as they were'
+      f'checkpoint {step} was not written to {self._directory}: '
+      f'{reason[:300]}; earlier checkpoints are as they were'
     )
 
   def _prune(self) -> None:
@@ -180,7 +189,7 @@ class CheckpointStore:
     complete = []
     for step in self._on_disk():
       with contextlib.suppress(ValueError):
-        _read_manifest(self._directory, step)
+        checksums.read(self._directory, step)
         complete.append(step)
     return complete
 
@@ -194,7 +203,7 @@ class CheckpointStore:
     All processes call this together; each hashes a share of the files and
     all of them hear whether any has found a fault.
     """
-    reason = _check_manifest(self._directory, step)
+    reason = checksums.first_fault(self._directory, step)
     if jax.process_count() > 1:
       bad = multihost_utils.process_allgather(np.array(bool(reason)))
       if bad.any() and not reason:
@@ -216,7 +225,7 @@ class CheckpointStore:
     on_disk = _agree_on(self._on_disk())
     if step is not None and step not in on_disk:
       raise ValueError(
-          f'checkpoint {step} is not in {self._directory}, which has {on_disk}'
+        f'checkpoint {step} is not in {self._directory}, which has {on_disk}'
       )
     reasons = {}
     for candidate in [step] if step is not None else reversed(on_disk):
@@ -225,13 +234,13 @@ class CheckpointStore:
         return candidate
       if step is None:
         logging.warning(
-            'checkpoint %d in %s is bad, trying the one before: %s',
-            candidate,
-            self._directory,
-            reasons[candidate],
+          'checkpoint %d in %s is bad, trying the one before: %s',
+          candidate,
+          self._directory,
+          reasons[candidate],
         )
     if step is None and not any(
-        _manifest_path(self._directory, s, 0).exists() for s in on_disk
+      checksums.path_of(self._directory, s, 0).exists() for s in on_disk
     ):
       return None
     listed = '; '.join(f'{s}: {reason}' for s, reason in reasons.items())
@@ -250,7 +259,7 @@ class CheckpointStore:
       multihost_utils.sync_global_devices('checkpoints set aside')
 
   def restore(
-      self, abstract_state: PyTree, step: int | None = None
+    self, abstract_state: PyTree, step: int | None = None
   ) -> Restored | None:
     """Restores a run so that it can go on from here.
 
@@ -273,18 +282,17 @@ class CheckpointStore:
     """
     self.wait()
     chosen = self._choose(step)
+    restored = None
     if chosen is not None:
       _check_shapes(self._stored_shapes(chosen), abstract_state, chosen)
+      restored = self._read(chosen, abstract_state)
     newest = -1 if chosen is None else chosen
     self._set_aside([s for s in _agree_on(self._on_disk()) if s > newest])
-    if chosen is None:
-      return None
-    restored = self._read(chosen, abstract_state)
     self._last = chosen
     return restored
 
   def restore_part(
-      self, abstract_part: dict[str, PyTree], step: int | None = None
+    self, abstract_part: dict[str, PyTree], step: int | None = None
   ) -> Restored:
     """Reads some of the trees of a state, such as `{'ema': ...}` to sample.
 
@@ -302,9 +310,9 @@ class CheckpointStore:
     if chosen is None:
       raise FileNotFoundError(f'no checkpoint in {self._directory}')
     stored = {
-        name: shape
-        for name, shape in self._stored_shapes(chosen).items()
-        if name.split('.')[0] in abstract_part
+      name: shape
+      for name, shape in self._stored_shapes(chosen).items()
+      if name.split('.')[0] in abstract_part
     }
     _check_shapes(stored, abstract_part, chosen)
     return self._read(chosen, abstract_part)
@@ -316,19 +324,24 @@ class CheckpointStore:
 
   def _read(self, step: int, abstract: PyTree) -> Restored:
     args = ocp.args.Composite(
-        state=ocp.args.PyTreeRestore(
-            abstract,
-            restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
-            partial_restore=True,
-        ),
-        data=ocp.args.JsonRestore(),
+      state=ocp.args.PyTreeRestore(
+        abstract,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+        partial_restore=True,
+      ),
+      data=ocp.args.JsonRestore(),
     )
     read = self._checkpointer.restore(self._directory / str(step), args=args)
     return Restored(read['state'], read['data'], step)
 
 
+def _is_not_raised(record: std_logging.LogRecord) -> bool:
+  """False for what orbax both logs, with its traceback, and raises."""
+  return not (record.exc_info and '/orbax/' in record.pathname)
+
+
 def _check_shapes(
-    stored: dict[str, tuple[int, ...]], abstract: PyTree, step: int
+  stored: dict[str, tuple[int, ...]], abstract: PyTree, step: int
 ) -> None:
   flat = ocp.tree.to_flat_dict(abstract, sep='.')
   wanted = {name: tuple(leaf.shape) for name, leaf in flat.items()}
@@ -336,8 +349,8 @@ def _check_shapes(
     here, there = wanted.get(name, 'absent'), stored.get(name, 'absent')
     if here != there:
       raise ValueError(
-          f'{name} is {there} in checkpoint {step} but {here} in this model; '
-          'use the config that the checkpoint was made with'
+        f'{name} is {there} in checkpoint {step} but {here} in this model; '
+        'use the config that the checkpoint was made with'
       )
 
 
@@ -351,96 +364,8 @@ def _agree_on(steps: list[int]) -> list[int]:
   return multihost_utils.broadcast_one_to_all(padded)[:count].tolist()
 
 
-def _manifest_path(root: epath.Path, step: int, process: int) -> epath.Path:
-  suffix = f'.{process}' if process else ''
-  return root / f'{step}.sha256{suffix}.json'
-
-
-def _write_manifest(root: epath.Path, step: int) -> None:
-  """Records the files that this process wrote, once they are committed."""
-  process = jax.process_index()
-  names = [n for n in _files(root / str(step)) if _writer(n) == process]
-  with futures.ThreadPoolExecutor(_THREADS) as pool:
-    measured = pool.map(lambda name: _measure(root / str(step) / name), names)
-    files = dict(zip(names, measured, strict=True))
-  manifest = {'processes': jax.process_count(), 'files': files}
-  path = _manifest_path(root, step, process)
-  partial = path.with_name(path.name + '.tmp')
-  partial.write_text(json.dumps(manifest, indent=1))
-  partial.replace(path)
-
-
-def _read_manifest(root: epath.Path, step: int) -> dict[str, dict[str, Any]]:
-  """All files that a step had when it was written, with sizes and hashes.
-
-  Raises:
-    ValueError: says which manifest is missing or broken.
-  """
-  files = {}
-  process, count = 0, 1
-  while process < count:
-    path = _manifest_path(root, step, process)
-    try:
-      manifest = json.loads(path.read_text())
-      count = int(manifest['processes'])
-      for name, entry in manifest['files'].items():
-        files[name] = {'bytes': entry['bytes'], 'sha256': entry['sha256']}
-    except FileNotFoundError:
-      raise ValueError(f'{path.name} is missing: it was not finished') from None
-    except (OSError, ValueError, LookupError, TypeError) as error:
-      raise ValueError(f'{path.name} cannot be read: {error!r}') from None
-    process += 1
-  return files
-
-
-def _check_manifest(root: epath.Path, step: int) -> str:
-  """The first fault among this process's share of a step's files, or ''."""
-  try:
-    files = _read_manifest(root, step)
-  except ValueError as error:
-    return str(error)
-  share = sorted(files)[jax.process_index() :: jax.process_count()]
-
-  def check(name: str) -> str:
-    try:
-      found = _measure(root / str(step) / name)
-    except OSError as error:
-      return f'{name} cannot be read: {error.strerror or error}'
-    if found['bytes'] != files[name]['bytes']:
-      return f'{name} has {found["bytes"]} bytes of {files[name]["bytes"]}'
-    if found['sha256'] != files[name]['sha256']:
-      return f'{name} is not what was written, by its SHA-256'
-    return ''
-
-  with futures.ThreadPoolExecutor(_THREADS) as pool:
-    return next(filter(None, pool.map(check, share)), '')
-
-
-def _measure(path: epath.Path) -> dict[str, Any]:
-  digest, size = hashlib.sha256(), 0
-  with path.open('rb') as file:
-    while chunk := file.read(_CHUNK):
-      digest.update(chunk)
-      size += len(chunk)
-  return {'bytes': size, 'sha256': digest.hexdigest()}
-
-
 def _remove(path: epath.Path) -> None:
   if path.is_dir():
     path.rmtree()
   else:
     path.unlink()
-
-
-def _files(root: epath.Path, prefix: str = '') -> Iterator[str]:
-  for path in sorted(root.iterdir()):
-    if path.is_dir():
-      yield from _files(path, f'{prefix}{path.name}/')
-    else:
-      yield prefix + path.name
-
-
-def _writer(name: str) -> int:
-  """The process that wrote a file: orbax names it where it is not process 0."""
-  match = re.search(r'process_(\d+)', name)
-  return int(match[1]) if match else 0

@@ -5,15 +5,15 @@ it all, sharded and donated. The state is the run's dict
 `{step, trainable, frozen, ema, opt, counters}`.
 """
 
-from collections.abc import Callable
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax import tree_util
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PyTree
 import optax
+from jax import tree_util
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 # Only matrices and convolutions shrink. Biases, norm scales, modulation
 # tables, embeddings and relative position biases carry other names.
@@ -39,7 +39,7 @@ class OptimConfig:
 
 
 def constant(
-    progress: Float[Array, ''], config: OptimConfig
+  progress: Float[Array, ''], config: OptimConfig
 ) -> Float[Array, '']:
   """Stays at the peak."""
   del config
@@ -56,7 +56,7 @@ def cosine(progress: Float[Array, ''], config: OptimConfig) -> Float[Array, '']:
 
 
 def warmup_stable_decay(
-    progress: Float[Array, ''], config: OptimConfig
+  progress: Float[Array, ''], config: OptimConfig
 ) -> Float[Array, '']:
   """Stays at the peak, then falls in a line over the last `decay_fraction`.
 
@@ -69,9 +69,9 @@ def warmup_stable_decay(
 
 # A schedule maps progress after warm-up, 0 to 1, to a fraction of the peak.
 SCHEDULES: dict[str, Callable] = {
-    'constant': constant,
-    'cosine': cosine,
-    'wsd': warmup_stable_decay,
+  'constant': constant,
+  'cosine': cosine,
+  'wsd': warmup_stable_decay,
 }
 
 
@@ -87,14 +87,14 @@ def make_schedule(config: OptimConfig, total_steps: int) -> optax.Schedule:
   """
   if config.schedule not in SCHEDULES:
     raise ValueError(
-        f'{config.schedule=} is unknown; choose from {", ".join(SCHEDULES)}'
+      f'{config.schedule=} is unknown; choose from {", ".join(SCHEDULES)}'
     )
   if not 0 < config.decay_fraction <= 1:
     raise ValueError(f'{config.decay_fraction=} must be in (0, 1]')
   if not 0 <= config.warmup_steps <= total_steps:
     raise ValueError(
-        f'{config.warmup_steps=} must be between 0 and the {total_steps} steps '
-        'of the run; shorten the warm-up'
+      f'{config.warmup_steps=} must be between 0 and the {total_steps} steps '
+      'of the run; shorten the warm-up'
     )
   shape = SCHEDULES[config.schedule]
   warmup = config.warmup_steps
@@ -125,19 +125,19 @@ def decay_mask(params: PyTree) -> PyTree:
 
 
 def make_optimizer(
-    config: OptimConfig, total_steps: int
+  config: OptimConfig, total_steps: int
 ) -> optax.GradientTransformation:
   """Clips by global norm, then AdamW with the schedule and the decay mask.
 
   Source: Loshchilov and Hutter 2019 (arXiv:1711.05101), algorithm 2.
   """
   adamw = optax.adamw(
-      make_schedule(config, total_steps),
-      b1=config.b1,
-      b2=config.b2,
-      eps=config.eps,
-      weight_decay=config.weight_decay,
-      mask=decay_mask,
+    make_schedule(config, total_steps),
+    b1=config.b1,
+    b2=config.b2,
+    eps=config.eps,
+    weight_decay=config.weight_decay,
+    mask=decay_mask,
   )
   if not config.clip_norm:
     return adamw
@@ -145,7 +145,7 @@ def make_optimizer(
 
 
 def update_ema(
-    ema: PyTree, params: PyTree, step: Int[Array, ''] | int, decay: float
+  ema: PyTree, params: PyTree, step: Int[Array, ''] | int, decay: float
 ) -> PyTree:
   """Moves the average of the weights toward the weights after `step`.
 
@@ -160,17 +160,17 @@ def update_ema(
 def init_counters() -> dict[str, Int[Array, '']]:
   """The counters that `guarded_update` keeps in the state."""
   return {
-      'skipped': jnp.zeros((), jnp.int32),
-      'skipped_in_row': jnp.zeros((), jnp.int32),
+    'skipped': jnp.zeros((), jnp.int32),
+    'skipped_in_row': jnp.zeros((), jnp.int32),
   }
 
 
 def guarded_update(
-    optimizer: optax.GradientTransformation,
-    state: dict[str, Any],
-    grads: PyTree,
-    loss: Float[Array, ''],
-    ema_decay: float,
+  optimizer: optax.GradientTransformation,
+  state: dict[str, Any],
+  grads: PyTree,
+  loss: Float[Array, ''],
+  ema_decay: float,
 ) -> tuple[dict[str, Any], Float[Array, '']]:
   """One step of the parameters, unless the loss or a gradient is not finite.
 
@@ -198,6 +198,6 @@ def guarded_update(
 def _count(counters: dict[str, Any], good: Bool[Array, '']) -> dict[str, Any]:
   bad = jnp.where(good, 0, 1)
   return counters | {
-      'skipped': counters['skipped'] + bad,
-      'skipped_in_row': jnp.where(good, 0, counters['skipped_in_row'] + 1),
+    'skipped': counters['skipped'] + bad,
+    'skipped_in_row': jnp.where(good, 0, counters['skipped_in_row'] + 1),
   }

@@ -1,20 +1,19 @@
-import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
-import textwrap
 import time
 
-from absl import logging
-from etils import epath
 import jax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from absl import logging
+from etils import epath
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from sora_jax import checkpoint
 
@@ -27,31 +26,31 @@ def make_mesh(rows, columns):
 def make_state(seed=0, mesh=None, width=32):
   rng = np.random.default_rng(seed)
   params = {
-      'blocks': {
-          'kernel': jnp.asarray(rng.normal(size=(64, width)), jnp.float32),
-          'bias': jnp.asarray(rng.normal(size=(8,)), jnp.bfloat16),
-      }
+    'blocks': {
+      'kernel': jnp.asarray(rng.normal(size=(64, width)), jnp.float32),
+      'bias': jnp.asarray(rng.normal(size=(8,)), jnp.bfloat16),
+    }
   }
   state = {
-      'step': jnp.asarray(seed, jnp.int32),
-      'trainable': params,
-      'frozen': {},
-      'ema': jax.tree.map(lambda x: x + 1, params),
-      'opt': optax.adam(1e-3).init(params),
+    'step': jnp.asarray(seed, jnp.int32),
+    'trainable': params,
+    'frozen': {},
+    'ema': jax.tree.map(lambda x: x + 1, params),
+    'opt': optax.adam(1e-3).init(params),
   }
   if mesh is None:
     return state
   split = NamedSharding(mesh, PartitionSpec('data', 'fsdp'))
   whole = NamedSharding(mesh, PartitionSpec())
   return jax.tree.map(
-      lambda x: jax.device_put(x, split if x.ndim == 2 else whole), state
+    lambda x: jax.device_put(x, split if x.ndim == 2 else whole), state
   )
 
 
 def abstract(state):
   return jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
-      state,
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+    state,
   )
 
 
@@ -84,7 +83,7 @@ def warnings(monkeypatch):
   """The one-line warnings that were logged."""
   lines = []
   monkeypatch.setattr(
-      logging, 'warning', lambda form, *args: lines.append(form % args)
+    logging, 'warning', lambda form, *args: lines.append(form % args)
   )
   return lines
 
@@ -100,9 +99,9 @@ def test_a_restored_state_is_bit_equal_on_another_mesh(tmp_path):
   assert restored.step == 3
   assert restored.data == {'position': 3, 'order': [1, 2]}
   jax.tree.map(
-      lambda x, t: x.sharding.is_equivalent_to(t.sharding, x.ndim) or 1 / 0,
-      restored.state,
-      target,
+    lambda x, t: x.sharding.is_equivalent_to(t.sharding, x.ndim) or 1 / 0,
+    restored.state,
+    target,
   )
 
 
@@ -138,7 +137,7 @@ def test_part_of_a_state_is_read_without_touching_a_file(tmp_path):
 
 
 def test_every_flipped_bit_is_found_and_the_older_step_is_taken(
-    tmp_path, warnings
+  tmp_path, warnings
 ):
   save_steps(tmp_path, 1, 2)
   rng = np.random.default_rng(0)
@@ -162,10 +161,10 @@ def test_every_flipped_bit_is_found_and_the_older_step_is_taken(
 
 
 @pytest.mark.parametrize(
-    'damage', ['truncated', 'missing', 'half copied', 'empty', 'no manifest']
+  'damage', ['truncated', 'missing', 'half copied', 'empty', 'no manifest']
 )
 def test_a_damaged_step_falls_back_and_can_be_saved_again(
-    tmp_path, warnings, damage
+  tmp_path, warnings, damage
 ):
   save_steps(tmp_path, 1, 2)
   manifest = tmp_path / '2.sha256.json'
@@ -254,8 +253,8 @@ def test_another_shape_or_name_is_refused_and_nothing_is_moved(tmp_path):
   less = {k: v for k, v in abstract(make_state()).items() if k != 'ema'}
   with checkpoint.CheckpointStore(tmp_path) as store:
     with pytest.raises(
-        ValueError,
-        match=r'ema\.blocks\.kernel is \(64, 32\) .* but \(64, 48\)',
+      ValueError,
+      match=r'ema\.blocks\.kernel is \(64, 32\) .* but \(64, 48\)',
     ) as info:
       store.restore(wide)
     assert '\n' not in str(info.value)
@@ -313,10 +312,10 @@ def test_a_kill_in_the_middle_of_saving_leaves_an_earlier_step(tmp_path):
   rng = np.random.default_rng(0)
   x = jax.random.normal(jax.random.key(0), (1024, 2048))
   with subprocess.Popen(
-      [sys.executable, '-c', SAVE_FOREVER, str(tmp_path)],
-      stdout=subprocess.PIPE,
-      env=os.environ | {'PYTHONPATH': os.pathsep.join(sys.path)},
-      text=True,
+    [sys.executable, '-c', SAVE_FOREVER, str(tmp_path)],
+    stdout=subprocess.PIPE,
+    env=os.environ | {'PYTHONPATH': os.pathsep.join(sys.path)},
+    text=True,
   ) as run:
     told = 0
     while told < 3:
@@ -332,3 +331,69 @@ def test_a_kill_in_the_middle_of_saving_leaves_an_earlier_step(tmp_path):
     store.save(step + 1, state, {}, block=True)
     assert store.good_steps()[-1] == step + 1
   assert not list(tmp_path.glob('*tmp*'))
+
+
+SAVE_ON_TWO = """
+import os, pathlib, sys
+os.environ['JAX_PLATFORMS'] = 'cpu'
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+from sora_jax import checkpoint
+
+process, port, directory = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+jax.config.update('jax_num_cpu_devices', 2)
+jax.distributed.initialize(f'localhost:{port}', 2, process)
+axes = (jax.sharding.AxisType.Auto,)
+mesh = jax.make_mesh((4,), ('data',), axis_types=axes)
+split = jax.NamedSharding(mesh, jax.P('data'))
+values = np.arange(256 * 64, dtype=np.float32).reshape(256, 64)
+
+def make(offset):
+  rows = lambda index: values[index] + offset
+  return {'x': jax.make_array_from_callback(values.shape, split, rows)}
+
+shape = {'x': jax.ShapeDtypeStruct(values.shape, np.float32, sharding=split)}
+with checkpoint.CheckpointStore(directory) as store:
+  assert store.restore(shape) is None
+  for step in (1, 2):
+    store.save(step, make(step), {'position': step})
+  store.wait()
+  multihost_utils.sync_global_devices('saved')
+  if process == 0:  # harm a file that the other process wrote
+    harmed, *_ = pathlib.Path(directory, '2').glob('*/*process_1/d/*')
+    harmed.write_bytes(harmed.read_bytes()[:-1] + b'?')
+  multihost_utils.sync_global_devices('harmed')
+  assert store.good_steps() == [1]
+  state, data, step = store.restore(shape)
+  assert (data, step) == ({'position': 1}, 1)
+  for shard in state['x'].addressable_shards:
+    np.testing.assert_array_equal(shard.data, values[shard.index] + 1)
+  store.save(2, make(7), {'position': 2}, block=True)
+  multihost_utils.sync_global_devices('saved again')
+  assert store.good_steps() == [1, 2]
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_fall_back_to_the_same_step(tmp_path):
+  with socket.socket() as listener:
+    listener.bind(('localhost', 0))
+    port = listener.getsockname()[1]
+  runs = [
+    subprocess.Popen(
+      [sys.executable, '-c', SAVE_ON_TWO, str(n), str(port), str(tmp_path)],
+      stderr=subprocess.PIPE,
+      env=os.environ | {'PYTHONPATH': os.pathsep.join(sys.path)},
+      text=True,
+    )
+    for n in range(2)
+  ]
+  try:
+    for run in runs:
+      _, errors = run.communicate(timeout=120)
+      assert run.returncode == 0, errors
+  finally:
+    for run in runs:
+      run.kill()
+  assert (tmp_path / '2.sha256.1.json').exists()

@@ -1,19 +1,19 @@
 import math
 
-from flax import linen as nn
 import jax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from sora_jax import optimizer
 
 
 def rate(step, total=1001, **fields):
   config = optimizer.OptimConfig(
-      learning_rate=2.0, warmup_steps=100, end_fraction=0.1, **fields
+    learning_rate=2.0, warmup_steps=100, end_fraction=0.1, **fields
   )
   return float(optimizer.make_schedule(config, total)(step))
 
@@ -31,7 +31,7 @@ def test_each_schedule_has_its_known_values_after_warm_up():
   # Halfway, a cosine is halfway between its ends.
   assert rate(550, schedule='cosine') == pytest.approx(2.0 * (1 + 0.1) / 2)
   assert rate(325, schedule='cosine') == pytest.approx(
-      2.0 * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 4)))
+    2.0 * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 4)))
   )
   assert rate(1000, schedule='cosine') == pytest.approx(0.2)
   flat = dict(schedule='wsd', decay_fraction=0.2)
@@ -54,7 +54,6 @@ def test_a_bad_schedule_is_refused_by_name():
 
 
 class Block(nn.Module):
-
   @nn.compact
   def __call__(self, x, _):
     init = nn.with_logical_partitioning(nn.initializers.zeros, ('six', 'embed'))
@@ -64,16 +63,15 @@ class Block(nn.Module):
 
 
 class Model(nn.Module):
-
   @nn.compact
   def __call__(self, ids):
     x = nn.Embed(5, 4, name='embed')(ids)
     blocks = nn.scan(
-        Block,
-        variable_axes={'params': 0},
-        split_rngs={'params': True},
-        length=3,
-        metadata_params={nn.PARTITION_NAME: 'layers'},
+      Block,
+      variable_axes={'params': 0},
+      split_rngs={'params': True},
+      length=3,
+      metadata_params={nn.PARTITION_NAME: 'layers'},
     )
     x, _ = blocks(name='blocks')(x, None)
     gamma = self.param('gamma', nn.initializers.ones, (1, 4))
@@ -84,40 +82,40 @@ class Model(nn.Module):
 @pytest.mark.parametrize('boxed', [True, False])
 def test_only_kernels_decay_even_where_scan_stacks_the_biases(boxed):
   params = jax.eval_shape(
-      Model().init, jax.random.key(0), jnp.zeros((2,), jnp.int32)
+    Model().init, jax.random.key(0), jnp.zeros((2,), jnp.int32)
   )['params']
   assert params['blocks']['dense']['bias'].shape == (3, 4)
   params = params if boxed else nn.meta.unbox(params)
   mask = nn.meta.unbox(optimizer.decay_mask(params))
   assert mask == {
-      'embed': {'embedding': False},
-      'blocks': {
-          'table': False,
-          'norm': {'scale': False, 'bias': False},
-          'dense': {'kernel': True, 'bias': False},
-      },
-      'gamma': False,
-      'relative_bias': False,
+    'embed': {'embedding': False},
+    'blocks': {
+      'table': False,
+      'norm': {'scale': False, 'bias': False},
+      'dense': {'kernel': True, 'bias': False},
+    },
+    'gamma': False,
+    'relative_bias': False,
   }
 
 
 PARAMS = {
-    'kernel': np.array([[0.5, -2.0]], np.float32),
-    'bias': np.array([1.5], np.float32),
+  'kernel': np.array([[0.5, -2.0]], np.float32),
+  'bias': np.array([1.5], np.float32),
 }
 GRADS = {
-    'kernel': np.array([[3.0, 0.0]], np.float32),
-    'bias': np.array([4.0], np.float32),
+  'kernel': np.array([[3.0, 0.0]], np.float32),
+  'bias': np.array([4.0], np.float32),
 }
 CONFIG = optimizer.OptimConfig(
-    learning_rate=0.1,
-    schedule='constant',
-    warmup_steps=0,
-    b1=0.9,
-    b2=0.99,
-    eps=1e-3,
-    weight_decay=0.2,
-    clip_norm=1.0,
+  learning_rate=0.1,
+  schedule='constant',
+  warmup_steps=0,
+  b1=0.9,
+  b2=0.99,
+  eps=1e-3,
+  weight_decay=0.2,
+  clip_norm=1.0,
 )
 
 
@@ -145,7 +143,7 @@ def test_gradients_under_the_clip_norm_are_left_alone():
   config = optimizer.OptimConfig(clip_norm=0.0, warmup_steps=0)
   free = optimizer.make_optimizer(config, 10)
   clipped = optimizer.make_optimizer(
-      optimizer.OptimConfig(clip_norm=5.1, warmup_steps=0), 10
+    optimizer.OptimConfig(clip_norm=5.1, warmup_steps=0), 10
   )
   a, _ = free.update(GRADS, free.init(PARAMS), PARAMS)
   b, _ = clipped.update(GRADS, clipped.init(PARAMS), PARAMS)
@@ -167,29 +165,36 @@ def test_the_average_warms_up_and_then_holds_its_decay():
 def make_state(opt):
   params = jax.tree.map(jnp.asarray, PARAMS)
   return dict(
-      step=jnp.asarray(4, jnp.int32),
-      trainable=params,
-      frozen={'text': jnp.ones(2)},
-      ema=jax.tree.map(lambda x: x + 1, params),
-      opt=opt.init(params),
-      counters=optimizer.init_counters() | {'clips': jnp.asarray(7)},
+    step=jnp.asarray(4, jnp.int32),
+    trainable=params,
+    frozen={'text': jnp.ones(2)},
+    ema=jax.tree.map(lambda x: x + 1, params),
+    opt=opt.init(params),
+    counters=optimizer.init_counters() | {'clips': jnp.asarray(7)},
   )
 
 
 def test_a_good_step_is_the_plain_update():
   opt = optimizer.make_optimizer(CONFIG, 10)
   state = make_state(opt)
-  step = jax.jit(lambda s, g, l: optimizer.guarded_update(opt, s, g, l, 0.5))
+  step = jax.jit(
+    lambda s, g, loss: optimizer.guarded_update(opt, s, g, loss, 0.5)
+  )
   after, norm = step(state, GRADS, jnp.asarray(1.0))
-  updates, _ = opt.update(GRADS, state['opt'], state['trainable'])
+  updates, moments = opt.update(GRADS, state['opt'], state['trainable'])
   expected = optax.apply_updates(state['trainable'], updates)
   d = 5 / 14  # step 4
   assert float(norm) == pytest.approx(5.0)
   assert int(after['step']) == 5
   assert int(after['counters']['clips']) == 7
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
+    after['opt'],
+    moments,
+  )
   for name in PARAMS:
     np.testing.assert_allclose(
-        after['trainable'][name], expected[name], rtol=1e-6
+      after['trainable'][name], expected[name], rtol=1e-6
     )
     mean = d * (PARAMS[name] + 1) + (1 - d) * np.asarray(expected[name])
     np.testing.assert_allclose(after['ema'][name], mean, rtol=1e-6)
@@ -200,14 +205,14 @@ def test_a_step_that_is_not_finite_changes_no_bit_and_is_counted(where):
   opt = optimizer.make_optimizer(CONFIG, 10)
   # Donation is what a run does; it must not disturb what is kept.
   step = jax.jit(
-      lambda s, g, l: optimizer.guarded_update(opt, s, g, l, 0.5)[0],
-      donate_argnums=0,
+    lambda s, g, loss: optimizer.guarded_update(opt, s, g, loss, 0.5)[0],
+    donate_argnums=0,
   )
   good = (GRADS, jnp.asarray(1.0))
   bad = {
-      'loss': (GRADS, jnp.asarray(jnp.nan)),
-      'gradient': (GRADS | {'bias': np.float32([np.inf])}, jnp.asarray(1.0)),
-      'overflow': (GRADS | {'bias': np.float32([1e30])}, jnp.asarray(1.0)),
+    'loss': (GRADS, jnp.asarray(jnp.nan)),
+    'gradient': (GRADS | {'bias': np.float32([np.inf])}, jnp.asarray(1.0)),
+    'overflow': (GRADS | {'bias': np.float32([1e30])}, jnp.asarray(1.0)),
   }[where]
   state = step(make_state(opt), *good)
   parts = ('trainable', 'frozen', 'ema', 'opt')
@@ -231,11 +236,11 @@ def test_one_bad_shard_stops_the_step_on_every_device():
   opt = optimizer.make_optimizer(CONFIG, 10)
   params = {'kernel': jax.device_put(jnp.arange(16.0), split)}
   state = make_state(opt) | dict(
-      trainable=params, ema=params, opt=opt.init(params)
+    trainable=params, ema=params, opt=opt.init(params)
   )
   grads = jax.device_put(jnp.ones(16).at[13].set(jnp.nan), split)
   step = jax.jit(
-      lambda s, g: optimizer.guarded_update(opt, s, g, jnp.ones(()), 0.5)[0]
+    lambda s, g: optimizer.guarded_update(opt, s, g, jnp.ones(()), 0.5)[0]
   )
   after = step(state, {'kernel': grads})
   np.testing.assert_array_equal(after['trainable']['kernel'], np.arange(16.0))
