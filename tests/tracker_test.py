@@ -153,6 +153,37 @@ def test_faint_ghosts_and_specks_are_no_balls():
   assert kept(tracker.score(video, promised))
 
 
+def test_a_flash_of_colour_is_no_second_ball():
+  video = rolling(speed=2.0)
+  video[10:13, 40:55, 5:20] = [0, 0, 255]
+  promised = captions.attributes('a small red ball rolls left at speed 2.0')
+  assert kept(tracker.score(video, promised))
+
+
+def test_a_dark_rim_is_no_second_ball():
+  video = rolling(speed=2.0)
+  amount = 1 - video[..., 1:2] / 255
+  rim = (amount > 0.2) & (amount < 0.9)
+  video = np.where(rim, (255 * (1 - amount)).astype(np.uint8), video)
+  track = tracker.track(video)
+  assert [b.colour for b in track.balls] == ['red']
+
+
+def test_a_grey_veil_does_not_swell_a_ball():
+  (ball,) = tracker.track(np.minimum(rolling(speed=2.0), 240)).balls
+  assert ball.radius == pytest.approx(0.8, abs=0.03)
+
+
+def test_a_ball_cut_by_the_edge_is_not_measured():
+  (ball,) = tracker.track(rolling(speed=4.0)).balls
+  x = 9.0 - 0.4 * np.arange(33)
+  np.testing.assert_array_equal(ball.whole, (x >= 0.8) & (x <= 9.2))
+  both = ball.whole[1:] & ball.whole[:-1]
+  np.testing.assert_allclose(ball.velocity[both, 0], -4.0, atol=0.1)
+  assert np.isnan(ball.velocity[~both]).all()
+  assert ball.initial == pytest.approx(-4.0, abs=0.01)
+
+
 def test_an_empty_video_keeps_no_promise():
   video = np.full((33, 64, 64, 3), 255, np.uint8)
   promised = captions.attributes('a small red ball rolls left at speed 2.0')
