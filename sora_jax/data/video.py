@@ -1,0 +1,358 @@
+"""Video files and images: decode to uint8 frames, seek exactly, write.
+
+Frame `i` of a file is the picture on screen `i / fps` seconds after its
+first. At a constant rate that is the i-th picture; where a camera dropped
+some, the last one holds, so motion keeps its speed. Paths are local, `gs://` or
+whatever else `etils.epath` opens.
+"""
+
+import contextlib
+import fractions
+import itertools
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import av
+import numpy as np
+from etils import epath
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont, ImageOps, ImageSequence
+
+from sora_jax.data import encoders
+
+VIDEO_TYPES = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.webm')
+IMAGE_TYPES = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.webp')  # may move
+IMAGE_FPS = 1.0  # of a still, which has no rate of its own
+
+
+class VideoInfo(NamedTuple):
+  """Size and rate of a file as it is displayed, rotation applied."""
+
+  width: int
+  height: int
+  frames: int
+  fps: float
+
+
+class BrokenVideo(ValueError):
+  """A file whose frames cannot all be read, and why, in one line."""
+
+  def __init__(self, path: epath.PathLike, reason: str):
+    super().__init__(os.fspath(path), reason)  # both, so that it pickles
+    self.reason = reason
+
+  def __str__(self) -> str:
+    return f'broken video {self.args[0]}: {self.reason}'
+
+
+def read_info(path: epath.PathLike) -> VideoInfo:
+  """Decodes a whole file and measures it.
+
+  Headers are not to be believed: a file cut short may still announce all its
+  frames, and a damaged one may decode without an error to grey blocks.
+
+  Raises:
+    BrokenVideo: it cannot be opened, some frame is damaged, there is none, or
+      there are far fewer than its duration needs.
+  """
+  if _is_image(path):
+    return _read_images(path)[0]
+  with _open(path) as (container, stream):
+    clock, frames = _start(path, container, stream)
+    size, decoded, spanned = None, 0, 0
+    for frame in frames:
+      if frame.is_corrupt:
+        raise BrokenVideo(path, f'frame {decoded} is damaged')
+      if size not in (None, _displayed(frame)):
+        raise BrokenVideo(path, f'its size changes at frame {decoded}')
+      size, decoded, spanned = (
+        _displayed(frame),
+        decoded + 1,
+        clock.index(frame) + 1,
+      )
+    if not decoded:
+      raise BrokenVideo(path, 'it holds 0 frames')
+    _check_complete(path, container, stream, clock, decoded, spanned)
+    return VideoInfo(*size, frames=spanned, fps=float(clock.rate))
+
+
+def read_frames(
+  path: epath.PathLike, start: int, count: int, stride: int = 1
+) -> UInt8[np.ndarray, 'T H W 3']:
+  """Reads frames `start, start + stride, ...`, `count` of them, as sRGB.
+
+  Only the frames from the keyframe before `start` on are decoded.
+
+  Raises:
+    BrokenVideo: it cannot be opened, a frame on the way is damaged, or it ends
+      before the last frame asked for.
+  """
+  if start < 0 or count < 1 or stride < 1:
+    raise ValueError(
+      f'frames {start=} {count=} {stride=} must be at least 0, 1 and 1'
+    )
+  wanted = range(start, start + count * stride, stride)
+  if _is_image(path):
+    frames = dict(enumerate(_read_images(path)[1]))
+  else:
+    frames = _read_video(path, wanted)
+  missing = [i for i in wanted if i not in frames]
+  if missing:
+    raise BrokenVideo(path, f'ends before frame {missing[0]}')
+  return np.stack([frames[i] for i in wanted])
+
+
+def write_video(
+  path: epath.PathLike, frames: UInt8[np.ndarray, 'T H W 3'], fps: float
+) -> None:
+  """Writes frames as `.mp4`, looping `.gif` or `.webp`, or one as `.png`.
+
+  Bytes depend on the frames and the rate only. A file of that name is
+  replaced once the new one is complete.
+
+  Raises:
+    ValueError: an unknown type, a rate not above 0, or frames that the type
+      cannot hold.
+    OSError: it cannot be written, as on a full disk; nothing is left behind.
+  """
+  path = epath.Path(path)
+  suffix = path.suffix.lower()
+  if suffix not in encoders.ENCODERS:
+    raise ValueError(
+      f'{path}: cannot write type {suffix!r}; one of {", ".join(encoders.ENCODERS)}'
+    )
+  if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
+    raise ValueError(
+      f'{path}: frames are {frames.dtype} {frames.shape}, not uint8 [T,H,W,3]'
+    )
+  if not len(frames) or not fps > 0:
+    raise ValueError(f'{path}: {len(frames)} frames at {fps=} make no video')
+  try:
+    _publish(path, encoders.ENCODERS[suffix](frames, fps))
+  except OSError as error:
+    reason = f'cannot write: {error.strerror}'
+    raise OSError(error.errno, reason, str(path)) from error
+  except ValueError as error:
+    raise ValueError(f'{path}: {error}') from error
+
+
+def contact_sheet(
+  videos: Sequence[UInt8[np.ndarray, '_ _ _ 3']],
+  columns: int = 8,
+  labels: Sequence[str] = (),
+) -> UInt8[np.ndarray, 'H W 3']:
+  """Lays videos out as rows of `columns` evenly spaced frames on one image.
+
+  The first and the last frame are always among them. `labels`, if given, are
+  one line of text below each row.
+  """
+  if not videos or columns < 1 or len(labels) not in (0, len(videos)):
+    raise ValueError(
+      f'{len(videos)} videos, {columns=} and {len(labels)} labels do not '
+      'make a sheet: at least 1, at least 1, and none or one a video'
+    )
+  height = max(v.shape[1] for v in videos)
+  width = max(v.shape[2] for v in videos)
+  text = 14 if labels else 0  # rows of pixels of Pillow's own font at size 11
+  sheet = np.full(
+    (len(videos) * (height + text), columns * width, 3), 255, np.uint8
+  )
+  for row, video in enumerate(videos):
+    top = row * (height + text)
+    picks = np.linspace(0, len(video) - 1, columns).round().astype(int)
+    for column, frame in enumerate(video[picks]):
+      left = column * width
+      sheet[top : top + len(frame), left : left + frame.shape[1]] = frame
+  if not labels:
+    return sheet
+  image = Image.fromarray(sheet)
+  draw = ImageDraw.Draw(image)
+  font = ImageFont.load_default(11)
+  for row, label in enumerate(labels):
+    top = (row + 1) * (height + text) - text
+    draw.text((2, top), label, fill='black', font=font)
+  return np.asarray(image)
+
+
+# Reading.
+
+
+class _Clock(NamedTuple):
+  """Which frame a time stamp belongs to."""
+
+  first: int  # time stamp of frame 0, in time bases
+  time_base: fractions.Fraction  # seconds
+  rate: fractions.Fraction  # frames per second
+
+  def index(self, frame: av.VideoFrame) -> int:
+    seconds = (frame.pts - self.first) * self.time_base
+    return math.floor(seconds * self.rate + fractions.Fraction(1, 2))
+
+  def pts(self, index: int, seconds_before: int = 0) -> int:
+    seconds = index / self.rate - seconds_before
+    return self.first + math.floor(seconds / self.time_base)
+
+
+def _is_image(path: epath.PathLike) -> bool:
+  return epath.Path(path).suffix.lower() in IMAGE_TYPES
+
+
+def _reason(error: Exception) -> str:
+  text = getattr(error, 'strerror', None) or str(error) or repr(error)
+  return ' '.join(text.split())
+
+
+@contextlib.contextmanager
+def _open(path: epath.PathLike) -> Iterator[tuple]:
+  """A container and its video stream; what FFmpeg raises is `BrokenVideo`."""
+  try:
+    with epath.Path(path).open('rb') as file, av.open(file) as container:
+      if not container.streams.video:
+        raise BrokenVideo(path, 'it holds no video')
+      stream = container.streams.video[0]
+      # By default damage is painted over, and the frame looks like any other.
+      stream.codec_context.options = {'err_detect': 'explode'}
+      yield container, stream
+  except (av.error.FFmpegError, OSError) as error:
+    raise BrokenVideo(path, _reason(error)) from error
+
+
+def _start(path, container, stream) -> tuple[_Clock, Iterator[av.VideoFrame]]:
+  """The clock of a stream just opened, and all its frames."""
+  frames = container.decode(stream)
+  rate = stream.average_rate or stream.guessed_rate
+  if _untimed(container) and rate:
+    return _Clock(0, 1 / rate, rate), _count(frames)
+  first = next(frames, None)
+  if first is None:
+    raise BrokenVideo(path, 'it holds 0 frames')
+  if first.pts is None or not rate:
+    raise BrokenVideo(path, 'its frames have no times')
+  clock = _Clock(first.pts, stream.time_base, rate)
+  return clock, itertools.chain([first], frames)
+
+
+def _untimed(container) -> bool:
+  """Whether a container keeps its frames in order but not when to show them."""
+  return container.format.name == 'avi'
+
+
+def _count(frames: Iterable[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+  for i, frame in enumerate(frames):
+    frame.pts = i
+    yield frame
+
+
+def _check_complete(path, container, stream, clock, decoded, spanned):
+  """Compares the number of pictures with what the duration needs."""
+  seconds = fractions.Fraction(container.duration or 0, av.time_base)
+  if stream.duration:  # without the sound, which may be longer
+    seconds = stream.duration * stream.time_base
+  needed = max(spanned, round(seconds * clock.rate))
+  if decoded < 0.9 * needed - 1:
+    raise BrokenVideo(
+      path, f'it holds {decoded} frames, its duration needs {needed}'
+    )
+
+
+def _read_video(path, wanted: range) -> dict[int, UInt8[np.ndarray, 'H W 3']]:
+  """The wanted frames that a video has, by index."""
+  with _open(path) as (container, stream):
+    clock, frames = _start(path, container, stream)
+    if wanted[0] and not _untimed(container):
+      frames = _seek(container, stream, clock, wanted[0])
+    if frames is not None:
+      return _pick(frames, clock, wanted)
+  with _open(path) as (container, stream):
+    return _pick(container.decode(stream), clock, wanted)
+
+
+def _seek(container, stream, clock, index) -> Iterator[av.VideoFrame] | None:
+  """Frames from a keyframe at or before `index`; None where none is found.
+
+  A seek may land late: by a keyframe in fragmented mp4, and in an open group
+  of pictures the frames shown before the keyframe lack what they refer to. So
+  what comes before the keyframe is dropped, and if that was too much the next
+  attempt starts further back.
+  """
+  for seconds_before in (0, 1, 4, 16, 64):
+    pts = clock.pts(index, seconds_before)
+    if pts < clock.first:
+      return None
+    try:
+      container.seek(pts, stream=stream, backward=True)
+      frames = itertools.dropwhile(
+        lambda frame: not frame.key_frame, container.decode(stream)
+      )
+      frame = next(frames, None)
+    except av.error.FFmpegError:
+      continue
+    if frame is not None and clock.index(frame) <= index:
+      return itertools.chain([frame], frames)
+  return None
+
+
+def _pick(frames, clock, wanted: range) -> dict[int, np.ndarray]:
+  """The frame on screen at each wanted index, while there is one."""
+  picked, left = {}, list(reversed(wanted))
+  for frame, following in itertools.pairwise(itertools.chain(frames, [None])):
+    last = clock.index(following) - 1 if following else clock.index(frame)
+    while left and left[-1] <= last:
+      picked[left.pop()] = _pixels(frame)
+    if not left:
+      break
+  return picked
+
+
+def _pixels(frame: av.VideoFrame) -> UInt8[np.ndarray, 'H W 3']:
+  return np.rot90(frame.to_ndarray(format='rgb24'), frame.rotation // 90)
+
+
+def _displayed(frame: av.VideoFrame) -> tuple[int, int]:
+  """Width and height once rotated."""
+  sides = frame.width, frame.height
+  return sides[::-1] if frame.rotation % 180 else sides
+
+
+def _read_images(path) -> tuple[VideoInfo, list[np.ndarray]]:
+  """All frames of a still, or of an animated image."""
+  try:
+    with epath.Path(path).open('rb') as file, Image.open(file) as image:
+      frames, milliseconds = [], 0.0
+      for frame in ImageSequence.Iterator(image):
+        frames.append(_opaque(ImageOps.exif_transpose(frame)))
+        milliseconds += frame.info.get('duration', 0)
+  except (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    Image.DecompressionBombError,
+  ) as error:
+    raise BrokenVideo(path, _reason(error)) from error
+  fps = 1000 * len(frames) / milliseconds if milliseconds else IMAGE_FPS
+  height, width, _ = frames[0].shape
+  return VideoInfo(width, height, len(frames), fps), frames
+
+
+def _opaque(image: Image.Image) -> UInt8[np.ndarray, 'H W 3']:
+  """Pixels on white: what lies under full transparency is often garbage."""
+  if image.has_transparency_data:
+    image = image.convert('RGBA')
+    white = Image.new('RGBA', image.size, 'white')
+    image = Image.alpha_composite(white, image)
+  return np.asarray(image.convert('RGB'))
+
+
+def _publish(path: epath.Path, data: bytes) -> None:
+  """Puts a complete file in place, or leaves everything as it was."""
+  temporary = path.parent / f'.{path.name}.{os.getpid()}.tmp'
+  try:
+    with temporary.open('wb') as file:
+      file.write(data)
+    temporary.replace(path)
+  except OSError:
+    temporary.unlink(missing_ok=True)
+    raise
