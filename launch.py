@@ -1,0 +1,60 @@
+"""Entry point: `python launch.py VERB [--FLAG=VALUE ...]`; see --help."""
+
+from absl import flags
+
+from sora_jax import cli
+
+CONFIG = cli.Flag('config', 'FILE.py[:ARG]', 'the experiment', required=True)
+WORKDIR = cli.Flag(
+  'workdir', 'DIR', 'where the run is kept and resumed', required=True
+)
+MODEL = cli.Flag('model', 'DIR', 'model or run to use (the one that ships)')
+
+VERBS = {
+  'demo': cli.Verb(
+    'sora_jax.demo',
+    'Sample the model that ships; write, show and score its videos.',
+    cli.Flag('out', 'DIR', 'where the videos go', default='demo'),
+    cli.count('prompts', 'how many held-out prompts to score', default=64),
+    cli.count('seed', 'seed of the samples', lowest=0, default=0),
+    cli.Flag('retrain', '', 'train the model first', flags.DEFINE_bool),
+  ),
+  'train': cli.Verb(
+    'sora_jax.train',
+    'Train an autoencoder or a DiT; resumes by itself.',
+    CONFIG,
+    WORKDIR,
+  ),
+  'sample': cli.Verb(
+    'sora_jax.generate',
+    'Turn prompts into videos.',
+    MODEL,
+    cli.Flag('prompt', 'TEXT', 'repeatable', flags.DEFINE_multi_string),
+    cli.Flag('prompts', 'FILE', 'prompts, one a line; resumes by itself'),
+    cli.count('seed', 'seed of the first prompt', lowest=0, default=0),
+    cli.Flag('size', 'WxHxT', 'pixels and frames', cli.DEFINE_size),
+    cli.count('steps', 'solver steps'),
+    cli.Flag('guidance', 'SCALE', 'toward the prompt', flags.DEFINE_float),
+    cli.Flag('sampler', 'NAME', 'euler or heun'),
+    cli.count('micro_batch', 'videos sampled at once'),
+    cli.Flag('out', 'PATH', 'a file, or a directory', default='samples'),
+    cli.choice('format', ('mp4', 'gif', 'webp', 'png'), 'of the files'),
+  ),
+  'prepare': cli.Verb(
+    'sora_jax.prepare',
+    'Turn videos into a manifest of latents and text, to train on.',
+    CONFIG,
+    WORKDIR,
+    cli.Flag('data', 'DIR', 'the videos (else config.data says)'),
+  ),
+  'evaluate': cli.Verb(
+    'sora_jax.evaluate',
+    'Score reconstruction and generation; a table and a JSON.',
+    MODEL,
+    cli.count('cases', 'held-out clips or prompts to score', default=64),
+    cli.Flag('out', 'DIR', 'where the scores go', default='evaluation'),
+  ),
+}
+
+if __name__ == '__main__':
+  cli.run(VERBS)
