@@ -123,7 +123,7 @@ def _pattern(sentence: str) -> re.Pattern:
 _PATTERNS = [(law, _pattern(s)) for law in SENTENCES for s in SENTENCES[law]]
 
 
-def _ball(found: dict[str, str | None], name: str) -> Ball:
+def _ball(found: dict[str, str], name: str) -> Ball:
   word, number = found.get(f'{name}_word'), found.get(f'{name}_number')
   speed = (0.0, 0.0)
   if word:
@@ -133,7 +133,7 @@ def _ball(found: dict[str, str | None], name: str) -> Ball:
   return Ball(
       found[f'{name}_colour'],
       found[f'{name}_size'],
-      found.get(f'{name}_way') or '',
+      found.get(f'{name}_way', ''),
       speed,
   )
 
@@ -149,7 +149,7 @@ def attributes(caption: str) -> Attributes:
   law, match = next((m for m in matches if m[1]), ('', None))
   if match is None:
     raise ValueError(f'caption {caption!r} is not of the grammar:\n{grammar()}')
-  found = match.groupdict()
+  found = match.groupdict(default='')
   balls = tuple(_ball(found, n) for n in 'ab' if f'{n}_colour' in found)
   if len(balls) == 2 and balls[0].colour == balls[1].colour:
     raise ValueError(f'caption {caption!r} has two balls of one colour')
