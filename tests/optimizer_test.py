@@ -49,8 +49,8 @@ def test_a_bad_schedule_is_refused_by_name():
     rate(0, schedule='linear')
   with pytest.raises(ValueError, match='warmup_steps=100'):
     rate(0, total=50)
-  with pytest.raises(ValueError, match='decay_fraction=0'):
-    rate(0, decay_fraction=0)
+  with pytest.raises(ValueError, match='decay_fraction=0.0'):
+    rate(0, decay_fraction=0.0)
 
 
 class Block(nn.Module):
