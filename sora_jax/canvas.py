@@ -36,7 +36,7 @@ class CanvasTokens(NamedTuple):
 
 
 def text_to_video(
-    frames: int, rows: int, columns: int, channels: int, prompt: str
+  frames: int, rows: int, columns: int, channels: int, prompt: str
 ) -> Canvas:
   """Nothing known: a video, or with one frame an image, from its prompt.
 
@@ -45,19 +45,19 @@ def text_to_video(
   size = (frames, rows, columns)
   if min(*size, channels) < 1:
     raise ValueError(
-        f'canvas: latent of {size} and {channels} channels must have no 0'
+      f'canvas: latent of {size} and {channels} channels must have no 0'
     )
   return Canvas(
-      known=np.zeros((*size, channels), np.float32),
-      start=np.ones(size, np.float32),
-      loop=False,
-      prompts=(prompt,),
-      text_of=np.ones(size, np.int32),
+    known=np.zeros((*size, channels), np.float32),
+    start=np.ones(size, np.float32),
+    loop=False,
+    prompts=(prompt,),
+    text_of=np.ones(size, np.int32),
   )
 
 
 def animate(
-    first: Float[np.ndarray, 'K h w C'], frames: int, prompt: str
+  first: Float[np.ndarray, 'K h w C'], frames: int, prompt: str
 ) -> Canvas:
   """Known first latents, the rest from noise: animates an image, or extends.
 
@@ -67,19 +67,19 @@ def animate(
     frames: Latent frames in all, more than there are in `first`.
     prompt: What is to happen.
   """
-  count, *size, channels = first.shape
+  count, rows, columns, channels = first.shape
   if frames <= count:
     raise ValueError(
-        f'canvas: {frames=} must exceed the {count} known first latent frames'
+      f'canvas: {frames=} must exceed the {count} known first latent frames'
     )
-  canvas = text_to_video(frames, *size, channels, prompt)
+  canvas = text_to_video(frames, rows, columns, channels, prompt)
   canvas.known[:count] = first
   canvas.start[:count] = 0
   return validate(canvas)
 
 
 def edit(
-    latent: Float[np.ndarray, 'F h w C'], strength: float, prompt: str
+  latent: Float[np.ndarray, 'F h w C'], strength: float, prompt: str
 ) -> Canvas:
   """Repaints a clip: all of it starts from itself, noised to `strength`.
 
@@ -87,7 +87,8 @@ def edit(
   """
   if not 0 <= strength <= 1:
     raise ValueError(f'canvas: {strength=} must be from 0 to 1')
-  canvas = text_to_video(*latent.shape, prompt)
+  frames, rows, columns, channels = latent.shape
+  canvas = text_to_video(frames, rows, columns, channels, prompt)
   canvas.known[:] = latent
   canvas.start[:] = strength
   return validate(canvas)
@@ -105,21 +106,21 @@ def validate(canvas: Canvas) -> Canvas:
     shape = getattr(canvas, name).shape
     if shape != size:
       raise ValueError(
-          f"canvas: {name} is {shape}; it must be the latent's {size}"
+        f"canvas: {name} is {shape}; it must be the latent's {size}"
       )
   low, high = canvas.start.min(), canvas.start.max()
   if not (low >= 0 and high <= 1):
     raise ValueError(
-        f'canvas: start levels are from {low} to {high}; 0 (keep) to 1 '
-        '(noise) can be'
+      f'canvas: start levels are from {low} to {high}; 0 (keep) to 1 '
+      '(noise) can be'
     )
   if not np.isfinite(canvas.known).all():
     raise ValueError('canvas: known latents must be finite; some are not')
   low, high = canvas.text_of.min(), canvas.text_of.max()
   if low < 1 or high > len(canvas.prompts):
     raise ValueError(
-        f'canvas: text_of is from {low} to {high}; there are '
-        f'{len(canvas.prompts)} prompts, counted from 1'
+      f'canvas: text_of is from {low} to {high}; there are '
+      f'{len(canvas.prompts)} prompts, counted from 1'
     )
   return canvas
 
@@ -140,17 +141,17 @@ def to_tokens(canvas: Canvas, patch: tokens.Patch) -> CanvasTokens:
   text_of = fold(canvas.text_of[..., None])
   if (text_of != text_of[:, :1]).any():
     raise ValueError(
-        f'canvas: prompts must change at multiples of the patch {patch}'
+      f'canvas: prompts must change at multiples of the patch {patch}'
     )
   start = fold(canvas.start[..., None]).max(axis=-1)
   position = tokens.positions(grid := tokens.token_grid(size, patch))
   _, first, group = np.unique(start, return_index=True, return_inverse=True)
   return CanvasTokens(
-      known=fold(canvas.known),
-      start=start,
-      position=position,
-      index=tokens.raster_index(position, grid),
-      text_of=text_of[:, 0],
-      group=group.astype(np.int32),
-      first=first.astype(np.int32),
+    known=fold(canvas.known),
+    start=start,
+    position=position,
+    index=tokens.raster_index(position, grid),
+    text_of=text_of[:, 0],
+    group=group.astype(np.int32),
+    first=first.astype(np.int32),
   )

@@ -52,13 +52,13 @@ class LevelLaw:
       raise ValueError(f'level law: {self.std=} must be at least 0')
     if self.shift_base < 0:
       raise ValueError(
-          f'level law: {self.shift_base=} must be a number of tokens, or 0 '
-          'for no shift'
+        f'level law: {self.shift_base=} must be a number of tokens, or 0 '
+        'for no shift'
       )
 
 
 def interpolate(
-    x0: Float[Array, '*S P'], noise: Float[Array, '*S P'], t: Float[Array, '*S']
+  x0: Float[Array, '*S P'], noise: Float[Array, '*S P'], t: Float[Array, '*S']
 ) -> Float[Array, '*S P']:
   """Noises data to level t: x_t = (1 - t) x0 + t noise, exact at t = 0, 1."""
   t = t[..., None]
@@ -66,10 +66,10 @@ def interpolate(
 
 
 def to_velocity(
-    prediction: Float[Array, '*S P'],
-    x_t: Float[Array, '*S P'],
-    t: Float[Array, '*S'],
-    kind: Prediction,
+  prediction: Float[Array, '*S P'],
+  x_t: Float[Array, '*S P'],
+  t: Float[Array, '*S'],
+  kind: Prediction,
 ) -> Float[Array, '*S P']:
   """The velocity that a prediction means: what a sampler steps along.
 
@@ -89,10 +89,10 @@ def to_velocity(
 
 
 def to_x0(
-    prediction: Float[Array, '*S P'],
-    x_t: Float[Array, '*S P'],
-    t: Float[Array, '*S'],
-    kind: Prediction,
+  prediction: Float[Array, '*S P'],
+  x_t: Float[Array, '*S P'],
+  t: Float[Array, '*S'],
+  kind: Prediction,
 ) -> Float[Array, '*S P']:
   """The clean data that a prediction means.
 
@@ -106,11 +106,11 @@ def to_x0(
 
 
 def velocity_error(
-    prediction: Float[Array, '*S P'],
-    x0: Float[Array, '*S P'],
-    noise: Float[Array, '*S P'],
-    t: Float[Array, '*S'],
-    kind: Prediction,
+  prediction: Float[Array, '*S P'],
+  x0: Float[Array, '*S P'],
+  noise: Float[Array, '*S P'],
+  t: Float[Array, '*S'],
+  kind: Prediction,
 ) -> Float[Array, '*S']:
   """Mean squared error of each token, measured in velocity, in float32.
 
@@ -121,16 +121,16 @@ def velocity_error(
   finite number without meaning; leave them out of the mean.
   """
   target, divisor = {
-      Prediction.X0: (x0, t),
-      Prediction.VELOCITY: (noise - x0, jnp.ones_like(t)),
-      Prediction.NOISE: (noise, 1 - t),
+    Prediction.X0: (x0, t),
+    Prediction.VELOCITY: (noise - x0, jnp.ones_like(t)),
+    Prediction.NOISE: (noise, 1 - t),
   }[kind]
   error = prediction.astype(jnp.float32) - target.astype(jnp.float32)
   return jnp.mean(error**2, axis=-1) / jnp.maximum(divisor, MARGIN) ** 2
 
 
 def shift_levels(
-    t: Float[Array, '*S'], alpha: float | Float[Array, '*S']
+  t: Float[Array, '*S'], alpha: float | Float[Array, '*S']
 ) -> Float[Array, '*S']:
   """Moves levels toward noise, so that longer videos see enough of it.
 
@@ -142,7 +142,7 @@ def shift_levels(
 
 
 def shift_alpha(
-    tokens: int | Int[Array, '*S'], law: LevelLaw
+  tokens: int | Int[Array, '*S'], law: LevelLaw
 ) -> Float[Array, '*S']:
   """The shift of a clip: sqrt(tokens / base), and 1 for shorter clips.
 
@@ -157,7 +157,7 @@ def shift_alpha(
 
 
 def level_from_normal(
-    normal: Float[Array, '*S'], tokens: Int[Array, '*S'], law: LevelLaw
+  normal: Float[Array, '*S'], tokens: Int[Array, '*S'], law: LevelLaw
 ) -> Float[Array, '*S']:
   """Makes standard normal numbers into noise levels of clips of some length.
 

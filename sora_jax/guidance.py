@@ -4,9 +4,9 @@ from jaxtyping import Array, Float
 
 
 def classifier_free(
-    conditional: Float[Array, '*S'],
-    unconditional: Float[Array, '*S'],
-    scale: float | Float[Array, ''],
+  conditional: Float[Array, '*S'],
+  unconditional: Float[Array, '*S'],
+  scale: float | Float[Array, ''],
 ) -> Float[Array, '*S']:
   """Moves a prediction away from what would be predicted without the prompt.
 

@@ -33,7 +33,7 @@ def key(root: Key[Array, ''], purpose: str, *indices: Index) -> Key[Array, '']:
 
 
 def token_noise(
-    clip_key: Key[Array, ''], index: Int[Array, ' N'], values: int
+  clip_key: Key[Array, ''], index: Int[Array, ' N'], values: int
 ) -> Float[Array, 'N P']:
   """Draws the noise of a clip's tokens, each by its index in the clip.
 
@@ -48,11 +48,11 @@ def token_noise(
 
 
 def pack_noise(
-    root: Key[Array, ''],
-    draw: Int[Array, 'B M'],
-    segment: Int[Array, 'B N'],
-    index: Int[Array, 'B N'],
-    values: int,
+  root: Key[Array, ''],
+  draw: Int[Array, 'B M'],
+  segment: Int[Array, 'B N'],
+  index: Int[Array, 'B N'],
+  values: int,
 ) -> Float[Array, 'B N P']:
   """Draws a pack's noise: for each clip, what `token_noise` gives it alone.
 
@@ -70,12 +70,12 @@ def pack_noise(
 
 
 def pack_levels(
-    root: Key[Array, ''],
-    draw: Int[Array, 'B M'],
-    group_clip: Int[Array, 'B G'],
-    group_index: Int[Array, 'B G'],
-    tokens_in_clip: Int[Array, 'B M'],
-    law: flow.LevelLaw,
+  root: Key[Array, ''],
+  draw: Int[Array, 'B M'],
+  group_clip: Int[Array, 'B G'],
+  group_index: Int[Array, 'B G'],
+  tokens_in_clip: Int[Array, 'B M'],
+  law: flow.LevelLaw,
 ) -> Float[Array, 'B G']:
   """Draws a noise level for every group of a pack, by clip draw and group.
 
@@ -86,7 +86,7 @@ def pack_levels(
   def row_levels(draw, group_clip, group_index, tokens_in_clip):
     clip = jnp.maximum(group_clip - 1, 0)
     keys = jax.vmap(lambda d, g: key(root, 'level', d, g))(
-        draw[clip], group_index
+      draw[clip], group_index
     )
     normal = jax.vmap(jax.random.normal)(keys)
     return flow.level_from_normal(normal, tokens_in_clip[clip], law)

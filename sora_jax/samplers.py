@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 from sora_jax import flow
 
 VelocityFn = Callable[
-    [Float[Array, '*S P'], Float[Array, '*S']], Float[Array, '*S P']
+  [Float[Array, '*S P'], Float[Array, '*S']], Float[Array, '*S P']
 ]
 
 
@@ -32,11 +32,11 @@ class Last(NamedTuple):
 
 
 def euler(
-    x: Float[Array, '*S P'],
-    velocity: Float[Array, '*S P'],
-    level: Float[Array, '*S'],
-    next_level: Float[Array, '*S'],
-    state: Last,
+  x: Float[Array, '*S P'],
+  velocity: Float[Array, '*S P'],
+  level: Float[Array, '*S'],
+  next_level: Float[Array, '*S'],
+  state: Last,
 ) -> tuple[Float[Array, '*S P'], Last]:
   """Goes straight on: x + h v with h = next_level - level. First order."""
   step = next_level - level
@@ -44,11 +44,11 @@ def euler(
 
 
 def heun(
-    x: Float[Array, '*S P'],
-    velocity: Float[Array, '*S P'],
-    level: Float[Array, '*S'],
-    next_level: Float[Array, '*S'],
-    state: Last,
+  x: Float[Array, '*S P'],
+  velocity: Float[Array, '*S P'],
+  level: Float[Array, '*S'],
+  next_level: Float[Array, '*S'],
+  state: Last,
 ) -> tuple[Float[Array, '*S P'], Last]:
   """Goes straight on, then corrects by the velocity found there.
 
@@ -87,7 +87,7 @@ SAMPLERS = {'euler': Sampler(euler, _once), 'heun': Sampler(heun, _twice)}
 
 
 def levels_schedule(
-    num_steps: int, alpha: float = 1.0, start: float = 1.0
+  num_steps: int, alpha: float = 1.0, start: float = 1.0
 ) -> Float[Array, ' E']:
   """Levels from `start` down to 0 in `num_steps` steps, shifted by alpha.
 
@@ -110,11 +110,11 @@ def levels_schedule(
 
 
 def integrate(
-    velocity_fn: VelocityFn,
-    x: Float[Array, '*S P'],
-    start: Float[Array, '*S'],
-    levels: Float[Array, ' E'],
-    sampler: Sampler,
+  velocity_fn: VelocityFn,
+  x: Float[Array, '*S P'],
+  start: Float[Array, '*S'],
+  levels: Float[Array, ' E'],
+  sampler: Sampler,
 ) -> Float[Array, '*S P']:
   """Walks tokens down to level 0, in one scan with one call of the network.
 

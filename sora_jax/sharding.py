@@ -15,7 +15,7 @@ nothing else in the package knows of the mesh, but for `models/attention.py`.
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -30,14 +30,14 @@ ROWS = ('data', 'fsdp')  # the axes that share out the rows of a batch
 
 # Logical axis of a parameter or activation -> mesh axes; None is not sharded.
 RULES = (
-    ('batch', ROWS),
-    ('tokens', 'context'),
-    ('embed', 'fsdp'),
-    ('heads', 'tensor'),
-    ('mlp', 'tensor'),
-    ('text', None),
-    ('vocab', None),
-    ('layers', None),
+  ('batch', ROWS),
+  ('tokens', 'context'),
+  ('embed', 'fsdp'),
+  ('heads', 'tensor'),
+  ('mlp', 'tensor'),
+  ('text', None),
+  ('vocab', None),
+  ('layers', None),
 )
 
 
@@ -70,12 +70,12 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
   if data < 1 or data * rest != len(devices):
     sizes = ', '.join(f'{name}={getattr(config, name)}' for name in AXES)
     raise ValueError(
-        f'mesh: {sizes} needs {"a multiple of " if config.data == -1 else ""}'
-        f'{abs(config.data) * rest} devices, and there are {len(devices)}'
+      f'mesh: {sizes} needs {"a multiple of " if config.data == -1 else ""}'
+      f'{abs(config.data) * rest} devices, and there are {len(devices)}'
     )
   shape = (data, config.fsdp, config.context, config.tensor)
   return Mesh(
-      _arrange(shape, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES)
+    _arrange(shape, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES)
   )
 
 
@@ -86,23 +86,23 @@ def _arrange(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
   slices = len({d.slice_index for d in devices}) if on_tpu else 1
   if slices == 1:
     return mesh_utils.create_device_mesh(
-        shape, devices, allow_split_physical_axes=True
+      shape, devices, allow_split_physical_axes=True
     )
   data, *rest = shape
   if data % slices:
     raise ValueError(
-        f'mesh: data={data} must be a multiple of the {slices} slices'
+      f'mesh: data={data} must be a multiple of the {slices} slices'
     )
   return mesh_utils.create_hybrid_device_mesh(
-      (data // slices, *rest),
-      (slices, *(1 for _ in rest)),
-      devices,
-      allow_split_physical_axes=True,
+    (data // slices, *rest),
+    (slices, *(1 for _ in rest)),
+    devices,
+    allow_split_physical_axes=True,
   )
 
 
 @contextlib.contextmanager
-def use(mesh: Mesh) -> Iterator[Mesh]:
+def use(mesh: Mesh) -> Generator[Mesh, None, None]:
   """Enters a mesh: jitted code inside sees it, and the names in `RULES`."""
   with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
     yield mesh
@@ -158,8 +158,8 @@ def _spec(names: Sequence[str | None], shape: tuple[int, ...], mesh: Mesh) -> P:
     else:
       fits = [n for n in range(1, dim + 1) if dim % n == 0]
       raise ValueError(
-          f'{name} of {dim} cannot be shared by {axis}={size}; '
-          f'sizes that fit: {", ".join(map(str, fits[:12]))}'
+        f'{name} of {dim} cannot be shared by {axis}={size}; '
+        f'sizes that fit: {", ".join(map(str, fits[:12]))}'
       )
   return P(*spec)
 
@@ -179,10 +179,10 @@ def state_shardings(state: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:
   """
   shapes = jax.tree_util.tree_flatten_with_path(params)[0]
   known = {
-      _keys(path): (leaf.shape, sharding)
-      for (path, leaf), sharding in zip(
-          shapes, jax.tree.leaves(shardings), strict=True
-      )
+    _keys(path): (leaf.shape, sharding)
+    for (path, leaf), sharding in zip(
+      shapes, jax.tree.leaves(shardings), strict=True
+    )
   }
 
   def sharding(path, leaf):
@@ -222,11 +222,11 @@ def process_rows(rows: int, mesh: Mesh) -> np.ndarray:
   shares = math.prod(mesh.shape[axis] for axis in ROWS)
   if rows % shares:
     raise ValueError(
-        f'batch: {rows} rows must be a multiple of data x fsdp = {shares}'
+      f'batch: {rows} rows must be a multiple of data x fsdp = {shares}'
     )
   indices = batch_sharding(mesh).addressable_devices_indices_map((rows,))
   return np.unique(
-      np.concatenate([np.arange(rows)[index] for index in indices.values()])
+    np.concatenate([np.arange(rows)[index] for index in indices.values()])
   )
 
 
@@ -234,6 +234,6 @@ def shard_batch(batch: Any, mesh: Mesh) -> Any:
   """Makes global arrays of this process's rows (see `process_rows`)."""
   place = batch_sharding(mesh)
   return jax.tree.map(
-      lambda x: jax.make_array_from_process_local_data(place, np.asarray(x)),
-      batch,
+    lambda x: jax.make_array_from_process_local_data(place, np.asarray(x)),
+    batch,
   )

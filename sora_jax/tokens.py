@@ -2,16 +2,18 @@
 
 A token is one patch of a latent, t frames x h rows x w columns. Tokens are in
 raster order: frame by frame, row by row. The values of a token are in the
-order (t, h, w, C), channels fastest. All functions take numpy arrays as well
-as JAX ones and give back the same.
+order (t, h, w, C), channels fastest. Values may be numpy or JAX arrays and
+stay what they are; positions, which no network makes, are numpy.
 """
+
+from typing import TypeVar
 
 import einops
 import jax
 import numpy as np
 from jaxtyping import Int, Shaped
 
-Array = jax.Array | np.ndarray
+Array = TypeVar('Array', jax.Array, np.ndarray)
 Patch = tuple[int, int, int]  # latent frames, rows, columns
 Grid = tuple[int, int, int]  # tokens along time, down, across
 
@@ -24,33 +26,34 @@ def token_grid(size: tuple[int, int, int], patch: Patch) -> Grid:
   """
   if any(s < 1 or s % p for s, p in zip(size, patch, strict=True)):
     raise ValueError(
-        f'latent of {size} frames, rows, columns is not a multiple of the '
-        f'patch {patch}'
+      f'latent of {size} frames, rows, columns is not a multiple of the '
+      f'patch {patch}'
     )
   frames, rows, columns = (s // p for s, p in zip(size, patch, strict=True))
   return frames, rows, columns
 
 
 def patchify(
-    x: Shaped[Array, 'B F h w C'], patch: Patch
+  x: Shaped[Array, 'B F h w C'], patch: Patch
 ) -> Shaped[Array, 'B N P']:
   """Folds latents into tokens, frame by frame; a token is one patch."""
-  token_grid(x.shape[1:4], patch)
+  _, frames, rows, columns, _ = x.shape
+  token_grid((frames, rows, columns), patch)
   t, h, w = patch
   return einops.rearrange(
-      x, 'B (F t) (H h) (W w) C -> B (F H W) (t h w C)', t=t, h=h, w=w
+    x, 'B (F t) (H h) (W w) C -> B (F H W) (t h w C)', t=t, h=h, w=w
   )
 
 
 def unpatchify(
-    x: Shaped[Array, 'B N P'], size: tuple[int, int, int], patch: Patch
+  x: Shaped[Array, 'B N P'], size: tuple[int, int, int], patch: Patch
 ) -> Shaped[Array, 'B F h w C']:
   """Unfolds tokens into latents of `size`; the inverse of `patchify`."""
   frames, rows, columns = token_grid(size, patch)
   if x.shape[1] != frames * rows * columns:
     raise ValueError(
-        f'{x.shape[1]} tokens do not fill a latent of {size} in patches of '
-        f'{patch}, which takes {frames} x {rows} x {columns}'
+      f'{x.shape[1]} tokens do not fill a latent of {size} in patches of '
+      f'{patch}, which takes {frames} x {rows} x {columns}'
     )
   t, h, w = patch
   return einops.rearrange(
@@ -65,7 +68,9 @@ def positions(grid: Grid) -> Int[np.ndarray, 'N 3']:
   return np.stack(np.meshgrid(*axes, indexing='ij'), axis=-1).reshape(-1, 3)
 
 
-def raster_index(position: Int[Array, '*S 3'], grid: Grid) -> Int[Array, '*S']:
+def raster_index(
+  position: Int[np.ndarray, '*S 3'], grid: Grid
+) -> Int[np.ndarray, '*S']:
   """Index of the token at each position: what names its noise (`rng`)."""
   _, rows, columns = grid
   frame, row, column = position[..., 0], position[..., 1], position[..., 2]

@@ -42,7 +42,7 @@ def test_tokens_are_in_raster_order_with_a_group_for_each_level():
   np.testing.assert_array_equal(cut.index, np.arange(18))
   np.testing.assert_array_equal(cut.position[7], [1, 0, 1])
   np.testing.assert_array_equal(
-      tokens.unpatchify(cut.known[None], (3, 4, 6), PATCH)[0], painted.known
+    tokens.unpatchify(cut.known[None], (3, 4, 6), PATCH)[0], painted.known
   )
 
 
@@ -80,15 +80,15 @@ def spoiled(name):
 
 
 @pytest.mark.parametrize(
-    ('name', 'message'),
-    [
-        ('level', r'to 1\.5'),
-        ('level is nan', 'nan'),
-        ('known', 'finite'),
-        ('text', 'to 2; there are 1'),
-        ('shape', r'start is \(1, 4, 6\).*\(2, 4, 6\)'),
-        ('border', r'patch \(1, 2, 2\)'),
-    ],
+  ('name', 'message'),
+  [
+    ('level', r'to 1\.5'),
+    ('level is nan', 'nan'),
+    ('known', 'finite'),
+    ('text', 'to 2; there are 1'),
+    ('shape', r'start is \(1, 4, 6\).*\(2, 4, 6\)'),
+    ('border', r'patch \(1, 2, 2\)'),
+  ],
 )
 def test_what_cannot_be_sampled_is_refused_by_name(name, message):
   with pytest.raises(ValueError, match=message):

@@ -30,7 +30,7 @@ def test_path_starts_at_the_data_and_ends_at_the_noise(path):
 def test_velocity_is_the_derivative_of_the_path(path):
   x0, noise, t = path
   _, dx_dt = jax.jvp(
-      lambda t: flow.interpolate(x0, noise, t), (t,), (jnp.ones_like(t),)
+    lambda t: flow.interpolate(x0, noise, t), (t,), (jnp.ones_like(t),)
   )
   kind = flow.Prediction.VELOCITY
   np.testing.assert_allclose(dx_dt, target(kind, x0, noise), atol=1e-6)
@@ -44,7 +44,7 @@ def test_every_true_prediction_means_the_same_velocity_and_data(kind, path):
   velocity = flow.to_velocity(prediction, x_t, t, kind)
   np.testing.assert_allclose(velocity, noise - x0, atol=2e-5)
   np.testing.assert_allclose(
-      flow.to_x0(prediction, x_t, t, kind), x0, atol=2e-5
+    flow.to_x0(prediction, x_t, t, kind), x0, atol=2e-5
   )
 
 
@@ -55,9 +55,9 @@ def test_an_error_counts_as_the_velocity_error_it_causes(kind, path):
   prediction = target(kind, x0, noise) + 0.1 * jnp.sin(7 * x_t)
   velocity = flow.to_velocity(prediction, x_t, t, kind)
   np.testing.assert_allclose(
-      flow.velocity_error(prediction, x0, noise, t, kind),
-      jnp.mean((velocity - (noise - x0)) ** 2, axis=-1),
-      rtol=1e-3,
+    flow.velocity_error(prediction, x0, noise, t, kind),
+    jnp.mean((velocity - (noise - x0)) ** 2, axis=-1),
+    rtol=1e-3,
   )
 
 
@@ -66,7 +66,7 @@ def test_an_error_counts_as_the_velocity_error_it_causes(kind, path):
 def test_the_truth_has_no_loss_even_at_the_ends(kind, level, path):
   x0, noise, t = path
   error = flow.velocity_error(
-      target(kind, x0, noise), x0, noise, jnp.full_like(t, level), kind
+    target(kind, x0, noise), x0, noise, jnp.full_like(t, level), kind
   )
   np.testing.assert_array_equal(error, 0)
 
@@ -109,7 +109,7 @@ def test_shift_adds_to_the_logit_and_fixes_the_ends():
   assert shifted[0] == 0 and shifted[-1] == 1
   logit = lambda t: jnp.log(t / (1 - t))
   np.testing.assert_allclose(
-      logit(shifted[1:-1]), logit(t[1:-1]) + np.log(3), atol=1e-5
+    logit(shifted[1:-1]), logit(t[1:-1]) + np.log(3), atol=1e-5
   )
   np.testing.assert_allclose(flow.shift_levels(shifted, 1 / 3), t, atol=1e-6)
 

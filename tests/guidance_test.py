@@ -31,9 +31,9 @@ def test_guiding_any_prediction_guides_the_velocity(kind):
   velocity = lambda prediction: flow.to_velocity(prediction, x_t, t, kind)
   guided = guidance.classifier_free(conditional, unconditional, 5.0)
   np.testing.assert_allclose(
-      velocity(guided),
-      guidance.classifier_free(
-          velocity(conditional), velocity(unconditional), 5.0
-      ),
-      atol=1e-4,
+    velocity(guided),
+    guidance.classifier_free(
+      velocity(conditional), velocity(unconditional), 5.0
+    ),
+    atol=1e-4,
   )

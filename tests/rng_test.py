@@ -22,24 +22,28 @@ def alone(draw, tokens):
 def pack():
   """Clip 7 of 3 tokens and clip 9 of 2, in one row and then apart."""
   return {
-      'draw': jnp.array([[7, 9], [9, -1], [-1, 7]]),
-      'segment': jnp.array(
-          [[1, 1, 1, 2, 2, 0], [0, 1, 1, 0, 0, 0], [0, 0, 2, 2, 2, 0]]
-      ),
-      'index': jnp.array(
-          [[0, 1, 2, 0, 1, 0], [0, 1, 0, 0, 0, 0], [0, 0, 0, 1, 2, 0]]
-      ),
+    'draw': jnp.array([[7, 9], [9, -1], [-1, 7]]),
+    'segment': jnp.array([
+      [1, 1, 1, 2, 2, 0],
+      [0, 1, 1, 0, 0, 0],
+      [0, 0, 2, 2, 2, 0],
+    ]),
+    'index': jnp.array([
+      [0, 1, 2, 0, 1, 0],
+      [0, 1, 0, 0, 0, 0],
+      [0, 0, 0, 1, 2, 0],
+    ]),
   }
 
 
 def test_a_key_depends_on_the_purpose_and_on_every_index_in_order():
   keys = [
-      rng.key(root(), 'noise'),
-      rng.key(root(), 'level'),
-      rng.key(root(), 'noise', 1),
-      rng.key(root(), 'noise', 1, 2),
-      rng.key(root(), 'noise', 2, 1),
-      rng.key(jax.random.key(4), 'noise', 1),
+    rng.key(root(), 'noise'),
+    rng.key(root(), 'level'),
+    rng.key(root(), 'noise', 1),
+    rng.key(root(), 'noise', 1, 2),
+    rng.key(root(), 'noise', 2, 1),
+    rng.key(jax.random.key(4), 'noise', 1),
   ]
   assert len({tuple(jax.random.key_data(k).tolist()) for k in keys}) == 6
 
@@ -47,8 +51,8 @@ def test_a_key_depends_on_the_purpose_and_on_every_index_in_order():
 def test_a_traced_index_gives_the_key_of_the_number():
   traced = jax.jit(lambda i: rng.key(root(), 'noise', i))(jnp.int32(5))
   np.testing.assert_array_equal(
-      jax.random.key_data(traced),
-      jax.random.key_data(rng.key(root(), 'noise', 5)),
+    jax.random.key_data(traced),
+    jax.random.key_data(rng.key(root(), 'noise', 5)),
   )
 
 
@@ -56,7 +60,7 @@ def test_a_token_gets_its_noise_by_its_index_not_by_its_place():
   noise = alone(7, 6)
   order = jnp.array([4, 0, 5])
   np.testing.assert_array_equal(
-      rng.token_noise(rng.key(root(), 'noise', 7), order, P), noise[order]
+    rng.token_noise(rng.key(root(), 'noise', 7), order, P), noise[order]
   )
 
 
@@ -82,12 +86,12 @@ def test_noise_is_normal_and_differs_between_clips_and_tokens():
 def test_a_group_has_the_same_level_in_any_row_and_its_clips_shift():
   draw = jnp.array([[7, 9], [9, -1]])
   levels = rng.pack_levels(
-      root(),
-      draw,
-      group_clip=jnp.array([[1, 2, 2], [1, 0, 1]]),
-      group_index=jnp.array([[0, 0, 1], [1, 0, 0]]),
-      tokens_in_clip=jnp.array([[2, 8], [8, 0]]),
-      law=LAW,
+    root(),
+    draw,
+    group_clip=jnp.array([[1, 2, 2], [1, 0, 1]]),
+    group_index=jnp.array([[0, 0, 1], [1, 0, 0]]),
+    tokens_in_clip=jnp.array([[2, 8], [8, 0]]),
+    law=LAW,
   )
   assert levels[0, 1] == levels[1, 2] and levels[0, 2] == levels[1, 0]
   assert levels[0, 1] != levels[0, 2]
@@ -95,7 +99,7 @@ def test_a_group_has_the_same_level_in_any_row_and_its_clips_shift():
   # Clip 7 has 2 tokens, the base: no shift. Clip 9 has 8: alpha = 2.
   normal = lambda *i: jax.random.normal(rng.key(root(), 'level', *i))
   assert levels[0, 0] == pytest.approx(
-      float(jax.nn.sigmoid(normal(7, 0))), rel=1e-5
+    float(jax.nn.sigmoid(normal(7, 0))), rel=1e-5
   )
   logit = np.log(levels[0, 2] / (1 - levels[0, 2]))
   assert logit == pytest.approx(float(normal(9, 1)) + np.log(2), rel=1e-4)

@@ -28,7 +28,7 @@ def exact(x, start):
 def solve(name, num_steps, x, start, alpha=1.0):
   levels = samplers.levels_schedule(num_steps, alpha)
   return samplers.integrate(
-      gaussian_velocity, x, start, levels, samplers.SAMPLERS[name]
+    gaussian_velocity, x, start, levels, samplers.SAMPLERS[name]
   )
 
 
@@ -50,7 +50,7 @@ def test_noise_becomes_data(name, alpha, noise):
 def test_error_falls_with_the_order_of_the_method(name, order, level, noise):
   start = jnp.full(4, level)
   error = lambda n: jnp.abs(
-      solve(name, n, noise, start) - exact(noise, start)
+    solve(name, n, noise, start) - exact(noise, start)
   ).max()
   # Coarse enough that rounding to float32 is far below the error.
   measured = jnp.log2(error(20) / error(40))
@@ -77,7 +77,7 @@ def test_a_token_waits_until_the_schedule_reaches_its_level(name, noise):
   levels = samplers.levels_schedule(10)
   sampler = samplers.SAMPLERS[name]
   jax.block_until_ready(
-      samplers.integrate(velocity, noise, start, levels, sampler)
+    samplers.integrate(velocity, noise, start, levels, sampler)
   )
   jax.effects_barrier()
   assert visited
@@ -116,13 +116,13 @@ def test_the_program_is_one_scan_with_one_call_of_the_network(name):
     return gaussian_velocity(x, level)
 
   program = jax.make_jaxpr(
-      lambda x: samplers.integrate(
-          velocity,
-          x,
-          jnp.ones(4),
-          samplers.levels_schedule(50),
-          samplers.SAMPLERS[name],
-      )
+    lambda x: samplers.integrate(
+      velocity,
+      x,
+      jnp.ones(4),
+      samplers.levels_schedule(50),
+      samplers.SAMPLERS[name],
+    )
   )(jnp.zeros((4, 3)))
   assert str(program).count('scan[') == 1
   assert len(calls) == 1
@@ -143,18 +143,18 @@ def test_predicting_the_data_exactly_gives_the_data():
 
 def test_schedule_falls_from_start_to_zero_in_even_steps_before_the_shift():
   np.testing.assert_allclose(
-      samplers.levels_schedule(4), [1, 0.75, 0.5, 0.25, 0], atol=1e-7
+    samplers.levels_schedule(4), [1, 0.75, 0.5, 0.25, 0], atol=1e-7
   )
   # 3 t / (1 + 2 t) at t = 3/4, 1/2, 1/4.
   np.testing.assert_allclose(
-      samplers.levels_schedule(4, 3.0), [1, 0.9, 0.75, 0.5, 0], atol=1e-6
+    samplers.levels_schedule(4, 3.0), [1, 0.9, 0.75, 0.5, 0], atol=1e-6
   )
   late = samplers.levels_schedule(2, 3.0, start=0.75)
   np.testing.assert_allclose(late, [0.75, 0.5, 0], atol=1e-6)
 
 
 @pytest.mark.parametrize(
-    'wrong', [{'num_steps': 0}, {'alpha': 0.0}, {'start': 0.0}, {'start': 1.5}]
+  'wrong', [{'num_steps': 0}, {'alpha': 0.0}, {'start': 0.0}, {'start': 1.5}]
 )
 def test_schedules_that_cannot_be_name_the_value(wrong):
   ((name, value),) = wrong.items()

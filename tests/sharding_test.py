@@ -13,11 +13,11 @@ from jax.sharding import PartitionSpec as P
 from sora_jax import batch, sharding
 
 MESHES = [
-    sharding.MeshConfig(),
-    sharding.MeshConfig(fsdp=8),
-    sharding.MeshConfig(data=2, fsdp=4),
-    sharding.MeshConfig(fsdp=2, context=2, tensor=2),
-    sharding.MeshConfig(data=1, fsdp=2, tensor=4),
+  sharding.MeshConfig(),
+  sharding.MeshConfig(fsdp=8),
+  sharding.MeshConfig(data=2, fsdp=4),
+  sharding.MeshConfig(fsdp=2, context=2, tensor=2),
+  sharding.MeshConfig(data=1, fsdp=2, tensor=4),
 ]
 
 
@@ -55,14 +55,14 @@ def test_mesh_has_four_automatic_axes_over_all_devices(config):
 
 
 @pytest.mark.parametrize(
-    ('sizes', 'message'),
-    [
-        ({'fsdp': 3}, 'fsdp=3.* multiple of 3 devices.* 8'),
-        ({'data': 2, 'tensor': 2}, 'data=2.* needs 4 devices.* 8'),
-        ({'fsdp': 16}, 'multiple of 16 devices.* 8'),
-        ({'fsdp': 0}, 'fsdp=0 must be at least 1'),
-        ({'data': -2}, 'data=-2 must be at least 1'),
-    ],
+  ('sizes', 'message'),
+  [
+    ({'fsdp': 3}, 'fsdp=3.* multiple of 3 devices.* 8'),
+    ({'data': 2, 'tensor': 2}, 'data=2.* needs 4 devices.* 8'),
+    ({'fsdp': 16}, 'multiple of 16 devices.* 8'),
+    ({'fsdp': 0}, 'fsdp=0 must be at least 1'),
+    ({'data': -2}, 'data=-2 must be at least 1'),
+  ],
 )
 def test_sizes_that_do_not_fit_the_devices_are_named(sizes, message):
   with pytest.raises(ValueError, match=message):
@@ -102,20 +102,20 @@ def test_only_the_data_axis_crosses_slices():
 def test_data_must_cover_the_slices():
   with pytest.raises(ValueError, match='data=1 .* 2 slices'):
     sharding.make_mesh(
-        sharding.MeshConfig(fsdp=16), [Chip(i) for i in range(16)]
+      sharding.MeshConfig(fsdp=16), [Chip(i) for i in range(16)]
     )
 
 
 def test_names_become_mesh_axes_by_the_table():
   mesh = sharding.make_mesh(sharding.MeshConfig(fsdp=2, tensor=2))
   specs = jax.tree.map(
-      lambda s: s.spec, sharding.param_shardings(abstract(Net()), mesh)
+    lambda s: s.spec, sharding.param_shardings(abstract(Net()), mesh)
   )
   assert specs == {
-      'q': P('fsdp', 'tensor'),
-      'out': P(None, 'tensor', 'fsdp'),
-      'bias': P(None),  # 5 is not a multiple of 2: kept whole
-      'scale': P(),
+    'q': P('fsdp', 'tensor'),
+    'out': P(None, 'tensor', 'fsdp'),
+    'bias': P(None),  # 5 is not a multiple of 2: kept whole
+    'scale': P(),
   }
 
 
@@ -132,7 +132,7 @@ def test_sharded_creation_gives_the_numbers_of_one_device(config):
   jax.tree.map(np.testing.assert_array_equal, params, expected)
   assert jax.tree.map(lambda p: p.sharding, params) == shardings
   np.testing.assert_allclose(
-      y, net.apply({'params': expected}, x), rtol=1e-4, atol=1e-4
+    y, net.apply({'params': expected}, x), rtol=1e-4, atol=1e-4
   )
 
 
@@ -155,9 +155,9 @@ def test_optimizer_and_average_lie_as_the_parameters():
   params, shardings = nn.unbox(boxed), sharding.param_shardings(boxed, mesh)
   optimizer = optax.masked(optax.adamw(1e-3), {n: n != 'scale' for n in params})
   state = {
-      'step': jax.ShapeDtypeStruct((), 'int32'),
-      'ema': params,
-      'opt': jax.eval_shape(optimizer.init, params),
+    'step': jax.ShapeDtypeStruct((), 'int32'),
+    'ema': params,
+    'opt': jax.eval_shape(optimizer.init, params),
   }
   placed = sharding.state_shardings(state, params, shardings, mesh)
   assert jax.tree.structure(placed) == jax.tree.structure(state)
@@ -171,9 +171,9 @@ def test_optimizer_and_average_lie_as_the_parameters():
 def test_statistics_of_another_shape_are_replicated():
   mesh = sharding.make_mesh(sharding.MeshConfig(fsdp=2))
   boxed = {
-      'w': nn.LogicallyPartitioned(
-          jax.ShapeDtypeStruct((256, 512), 'float32'), ('embed', 'mlp')
-      )
+    'w': nn.LogicallyPartitioned(
+      jax.ShapeDtypeStruct((256, 512), 'float32'), ('embed', 'mlp')
+    )
   }
   params, shardings = nn.unbox(boxed), sharding.param_shardings(boxed, mesh)
   state = jax.eval_shape(optax.adafactor(1e-3).init, params)
@@ -197,8 +197,8 @@ def test_a_longer_path_is_preferred_to_its_ending():
 def test_a_batch_is_shared_out_by_rows_and_kept_whole(config):
   mesh = sharding.make_mesh(config)
   pack = batch.Pack(*(None for _ in batch.Pack._fields))._replace(
-      tokens=np.arange(8 * 6 * 2, dtype=np.float32).reshape(8, 6, 2),
-      segment=np.ones((8, 6), np.int32),
+    tokens=np.arange(8 * 6 * 2, dtype=np.float32).reshape(8, 6, 2),
+    segment=np.ones((8, 6), np.int32),
   )
   placed = sharding.shard_batch(pack, mesh)
   np.testing.assert_array_equal(placed.tokens, pack.tokens)

@@ -39,7 +39,7 @@ def test_raster_index_counts_tokens_in_order():
   assert position.dtype == np.int32
   np.testing.assert_array_equal(position[[0, -1]], [[0, 0, 0], [2, 1, 4]])
   np.testing.assert_array_equal(
-      tokens.raster_index(position, grid), np.arange(30)
+    tokens.raster_index(position, grid), np.arange(30)
   )
 
 
