@@ -1,13 +1,15 @@
 """The command line: what it accepts, and what it says of everything else."""
 
 import dataclasses
+import importlib
+import inspect
 import pathlib
 import subprocess
 import sys
 import textwrap
 
-from absl import flags
 import pytest
+from absl import flags
 
 import launch
 from sora_jax import batch, cli, experiment
@@ -127,7 +129,7 @@ def test_every_kind_of_field_can_be_set_by_flag(path):
 
 
 def test_overrides_may_come_before_the_experiment(path):
-  call = parse('train --config.model.depth=3 --workdir=run', f'--config={path}')
+  call = parse('train --config.model.depth 3 --workdir=run', f'--config={path}')
   assert call.config.model.depth == 3
 
 
@@ -307,6 +309,12 @@ def test_an_interrupted_verb_exits_with_130(tmp_path):
   done = run_verb(tmp_path, 'raise KeyboardInterrupt')
   assert done.returncode == 130
   assert done.stderr == 'program.py work: interrupted\n'
+
+
+@pytest.mark.parametrize('verb', launch.VERBS)
+def test_every_verb_has_a_main(verb):
+  module = importlib.import_module(launch.VERBS[verb].module)
+  assert list(inspect.signature(module.main).parameters) == ['config', 'flags']
 
 
 def test_the_command_line_does_not_import_jax():
