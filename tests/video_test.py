@@ -303,7 +303,8 @@ import sys
 import numpy as np
 from sora_jax.data import video
 seed = np.random.default_rng(0)
-frames = seed.integers(0, 256, (9, 8, 12, 3), np.uint8).repeat(8, 1).repeat(8, 2)
+frames = seed.integers(0, 256, (9, 8, 12, 3), np.uint8)
+frames = frames.repeat(8, 1).repeat(8, 2)
 for suffix in ('mp4', 'gif', 'webp'):
   video.write_video(f'{sys.argv[1]}/x.{suffix}', frames, 24.0)
 video.write_video(f'{sys.argv[1]}/x.png', frames[:1], 24.0)

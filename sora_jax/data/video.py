@@ -8,11 +8,12 @@ whatever else `etils.epath` opens.
 
 import contextlib
 import fractions
+import io
 import itertools
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import av
 import numpy as np
@@ -25,6 +26,8 @@ from sora_jax.data import encoders
 VIDEO_TYPES = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.webm')
 IMAGE_TYPES = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.webp')  # may move
 IMAGE_FPS = 1.0  # of a still, which has no rate of its own
+
+Source = epath.PathLike | bytes  # where a video is, or the bytes of its file
 
 
 class VideoInfo(NamedTuple):
@@ -39,15 +42,17 @@ class VideoInfo(NamedTuple):
 class BrokenVideo(ValueError):
   """A file whose frames cannot all be read, and why, in one line."""
 
-  def __init__(self, path: epath.PathLike, reason: str):
-    super().__init__(os.fspath(path), reason)  # both, so that it pickles
+  def __init__(self, source: Source, reason: str):
+    inline = isinstance(source, bytes)
+    name = f'of {len(source)} bytes' if inline else os.fspath(source)
+    super().__init__(name, reason)  # both, so that it pickles
     self.reason = reason
 
   def __str__(self) -> str:
     return f'broken video {self.args[0]}: {self.reason}'
 
 
-def read_info(path: epath.PathLike) -> VideoInfo:
+def read_info(source: Source) -> VideoInfo:
   """Decodes a whole file and measures it.
 
   Headers are not to be believed: a file cut short may still announce all its
@@ -57,29 +62,26 @@ def read_info(path: epath.PathLike) -> VideoInfo:
     BrokenVideo: it cannot be opened, some frame is damaged, there is none, or
       there are far fewer than its duration needs.
   """
-  if _is_image(path):
-    return _read_images(path)[0]
-  with _open(path) as (container, stream):
-    clock, frames = _start(path, container, stream)
+  if _is_image(source):
+    return _read_images(source)[0]
+  with _open(source) as (container, stream):
+    clock, frames = _start(source, container, stream)
     size, decoded, spanned = None, 0, 0
     for frame in frames:
       if frame.is_corrupt:
-        raise BrokenVideo(path, f'frame {decoded} is damaged')
+        raise BrokenVideo(source, f'frame {decoded} is damaged')
       if size not in (None, _displayed(frame)):
-        raise BrokenVideo(path, f'its size changes at frame {decoded}')
-      size, decoded, spanned = (
-        _displayed(frame),
-        decoded + 1,
-        clock.index(frame) + 1,
-      )
+        raise BrokenVideo(source, f'its size changes at frame {decoded}')
+      size, decoded = _displayed(frame), decoded + 1
+      spanned = clock.index(frame) + 1
     if not decoded:
-      raise BrokenVideo(path, 'it holds 0 frames')
-    _check_complete(path, container, stream, clock, decoded, spanned)
+      raise BrokenVideo(source, 'it holds 0 frames')
+    _check_complete(source, container, stream, clock, decoded, spanned)
     return VideoInfo(*size, frames=spanned, fps=float(clock.rate))
 
 
 def read_frames(
-  path: epath.PathLike, start: int, count: int, stride: int = 1
+  source: Source, start: int, count: int, stride: int = 1
 ) -> UInt8[np.ndarray, 'T H W 3']:
   """Reads frames `start, start + stride, ...`, `count` of them, as sRGB.
 
@@ -94,13 +96,13 @@ def read_frames(
       f'frames {start=} {count=} {stride=} must be at least 0, 1 and 1'
     )
   wanted = range(start, start + count * stride, stride)
-  if _is_image(path):
-    frames = dict(enumerate(_read_images(path)[1]))
+  if _is_image(source):
+    frames = dict(enumerate(_read_images(source)[1]))
   else:
-    frames = _read_video(path, wanted)
+    frames = _read_video(source, wanted)
   missing = [i for i in wanted if i not in frames]
   if missing:
-    raise BrokenVideo(path, f'ends before frame {missing[0]}')
+    raise BrokenVideo(source, f'ends before frame {missing[0]}')
   return np.stack([frames[i] for i in wanted])
 
 
@@ -120,9 +122,8 @@ def write_video(
   path = epath.Path(path)
   suffix = path.suffix.lower()
   if suffix not in encoders.ENCODERS:
-    raise ValueError(
-      f'{path}: cannot write type {suffix!r}; one of {", ".join(encoders.ENCODERS)}'
-    )
+    known = ', '.join(encoders.ENCODERS)
+    raise ValueError(f'{path}: cannot write type {suffix!r}; one of {known}')
   if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
     raise ValueError(
       f'{path}: frames are {frames.dtype} {frames.shape}, not uint8 [T,H,W,3]'
@@ -130,10 +131,10 @@ def write_video(
   if not len(frames) or not fps > 0:
     raise ValueError(f'{path}: {len(frames)} frames at {fps=} make no video')
   try:
-    _publish(path, encoders.ENCODERS[suffix](frames, fps))
+    publish(path, encoders.ENCODERS[suffix](frames, fps))
   except OSError as error:
-    reason = f'cannot write: {error.strerror}'
-    raise OSError(error.errno, reason, str(path)) from error
+    text = f'cannot write: {reason(error)}'
+    raise OSError(error.errno, text, str(path)) from error
   except ValueError as error:
     raise ValueError(f'{path}: {error}') from error
 
@@ -195,31 +196,44 @@ class _Clock(NamedTuple):
     return self.first + math.floor(seconds / self.time_base)
 
 
-def _is_image(path: epath.PathLike) -> bool:
-  return epath.Path(path).suffix.lower() in IMAGE_TYPES
+def _is_image(source: Source) -> bool:
+  if isinstance(source, bytes):
+    return False
+  return epath.Path(source).suffix.lower() in IMAGE_TYPES
 
 
-def _reason(error: Exception) -> str:
+def _file(source: Source) -> BinaryIO:
+  if isinstance(source, bytes):
+    return io.BytesIO(source)
+  return epath.Path(source).open('rb')
+
+
+def reason(error: Exception) -> str:
+  """What went wrong, in one line and without the name of the file."""
+  if isinstance(error, BrokenVideo):
+    return error.reason
   text = getattr(error, 'strerror', None) or str(error) or repr(error)
+  if isinstance(error, av.error.FFmpegError):
+    text = f'it is not a video, or is cut or damaged ({text})'
   return ' '.join(text.split())
 
 
 @contextlib.contextmanager
-def _open(path: epath.PathLike) -> Iterator[tuple]:
+def _open(source: Source) -> Iterator[tuple]:
   """A container and its video stream; what FFmpeg raises is `BrokenVideo`."""
   try:
-    with epath.Path(path).open('rb') as file, av.open(file) as container:
+    with _file(source) as file, av.open(file) as container:
       if not container.streams.video:
-        raise BrokenVideo(path, 'it holds no video')
+        raise BrokenVideo(source, 'it holds no video')
       stream = container.streams.video[0]
       # By default damage is painted over, and the frame looks like any other.
       stream.codec_context.options = {'err_detect': 'explode'}
       yield container, stream
   except (av.error.FFmpegError, OSError) as error:
-    raise BrokenVideo(path, _reason(error)) from error
+    raise BrokenVideo(source, reason(error)) from error
 
 
-def _start(path, container, stream) -> tuple[_Clock, Iterator[av.VideoFrame]]:
+def _start(source, container, stream) -> tuple[_Clock, Iterator[av.VideoFrame]]:
   """The clock of a stream just opened, and all its frames."""
   frames = container.decode(stream)
   rate = stream.average_rate or stream.guessed_rate
@@ -227,9 +241,9 @@ def _start(path, container, stream) -> tuple[_Clock, Iterator[av.VideoFrame]]:
     return _Clock(0, 1 / rate, rate), _count(frames)
   first = next(frames, None)
   if first is None:
-    raise BrokenVideo(path, 'it holds 0 frames')
+    raise BrokenVideo(source, 'it holds 0 frames')
   if first.pts is None or not rate:
-    raise BrokenVideo(path, 'its frames have no times')
+    raise BrokenVideo(source, 'its frames have no times')
   clock = _Clock(first.pts, stream.time_base, rate)
   return clock, itertools.chain([first], frames)
 
@@ -245,7 +259,7 @@ def _count(frames: Iterable[av.VideoFrame]) -> Iterator[av.VideoFrame]:
     yield frame
 
 
-def _check_complete(path, container, stream, clock, decoded, spanned):
+def _check_complete(source, container, stream, clock, decoded, spanned):
   """Compares the number of pictures with what the duration needs."""
   seconds = fractions.Fraction(container.duration or 0, av.time_base)
   if stream.duration:  # without the sound, which may be longer
@@ -253,19 +267,19 @@ def _check_complete(path, container, stream, clock, decoded, spanned):
   needed = max(spanned, round(seconds * clock.rate))
   if decoded < 0.9 * needed - 1:
     raise BrokenVideo(
-      path, f'it holds {decoded} frames, its duration needs {needed}'
+      source, f'it holds {decoded} frames, its duration needs {needed}'
     )
 
 
-def _read_video(path, wanted: range) -> dict[int, UInt8[np.ndarray, 'H W 3']]:
+def _read_video(source, wanted: range) -> dict[int, UInt8[np.ndarray, 'H W 3']]:
   """The wanted frames that a video has, by index."""
-  with _open(path) as (container, stream):
-    clock, frames = _start(path, container, stream)
+  with _open(source) as (container, stream):
+    clock, frames = _start(source, container, stream)
     if wanted[0] and not _untimed(container):
       frames = _seek(container, stream, clock, wanted[0])
     if frames is not None:
       return _pick(frames, clock, wanted)
-  with _open(path) as (container, stream):
+  with _open(source) as (container, stream):
     return _pick(container.decode(stream), clock, wanted)
 
 
@@ -316,10 +330,10 @@ def _displayed(frame: av.VideoFrame) -> tuple[int, int]:
   return sides[::-1] if frame.rotation % 180 else sides
 
 
-def _read_images(path) -> tuple[VideoInfo, list[np.ndarray]]:
+def _read_images(source) -> tuple[VideoInfo, list[np.ndarray]]:
   """All frames of a still, or of an animated image."""
   try:
-    with epath.Path(path).open('rb') as file, Image.open(file) as image:
+    with _file(source) as file, Image.open(file) as image:
       frames, milliseconds = [], 0.0
       for frame in ImageSequence.Iterator(image):
         frames.append(_opaque(ImageOps.exif_transpose(frame)))
@@ -331,7 +345,7 @@ def _read_images(path) -> tuple[VideoInfo, list[np.ndarray]]:
     EOFError,
     Image.DecompressionBombError,
   ) as error:
-    raise BrokenVideo(path, _reason(error)) from error
+    raise BrokenVideo(source, reason(error)) from error
   fps = 1000 * len(frames) / milliseconds if milliseconds else IMAGE_FPS
   height, width, _ = frames[0].shape
   return VideoInfo(width, height, len(frames), fps), frames
@@ -346,7 +360,7 @@ def _opaque(image: Image.Image) -> UInt8[np.ndarray, 'H W 3']:
   return np.asarray(image.convert('RGB'))
 
 
-def _publish(path: epath.Path, data: bytes) -> None:
+def publish(path: epath.Path, data: bytes) -> None:
   """Puts a complete file in place, or leaves everything as it was."""
   temporary = path.parent / f'.{path.name}.{os.getpid()}.tmp'
   try:

@@ -1,0 +1,276 @@
+"""Clips by index: of the embedded worlds, a folder, or a TFDS directory.
+
+A source has `len`, `source[i]` (a whole `batch.Clip`), `info(i)` (its width,
+height and frames), `captions(i)` (all it has) and `window(i, start, count)`
+(some of its frames). Clip `i` is the same on every host and in every worker,
+and a source pickles: files are opened when their clip is asked for. A clip
+that cannot be read raises `BrokenVideo`.
+"""
+
+from typing import Any
+
+import numpy as np
+from etils import epath
+from jaxtyping import UInt8
+
+from sora_jax import batch
+from sora_jax.data import manifest, video
+from sora_jax.data.worlds import balls
+
+BrokenVideo = video.BrokenVideo
+WORLDS = {'balls': balls}
+
+
+class WorldSource:
+  """Clips rendered as they are asked for; clip `i` has size `i % len(sizes)`.
+
+  Args:
+    name: of the world.
+    sizes: of its clips, in turn.
+    length: number of clips.
+    seed: which clips these are.
+    split: of the world, as 'train' or 'test'.
+  """
+
+  def __init__(
+    self,
+    name: str,
+    sizes: tuple[batch.Size, ...],
+    length: int,
+    seed: int = 0,
+    split: str = 'train',
+  ):
+    if name not in WORLDS:
+      raise ValueError(f'unknown world {name!r}; one of {", ".join(WORLDS)}')
+    splits = WORLDS[name].SPLITS
+    if split not in splits:
+      raise ValueError(
+        f'world {name} has no split {split!r}; one of {", ".join(splits)}'
+      )
+    if length < 1 or not sizes:
+      raise ValueError(f'a world of {length=} and {sizes=} has no clips')
+    self._name, self._sizes, self._length = name, tuple(sizes), length
+    self._seed, self._split = seed, split
+
+  def __len__(self) -> int:
+    return self._length
+
+  def __getitem__(self, index: int) -> batch.Clip:
+    index = _checked(index, self._length)
+    world = WORLDS[self._name]
+    return world.clip(self._seed, index, self.info(index), self._split)[0]
+
+  def info(self, index: int) -> batch.Size:
+    return self._sizes[index % len(self._sizes)]
+
+  def captions(self, index: int) -> list[str]:
+    return [self[index].caption]
+
+  def window(
+    self, index: int, start: int, count: int
+  ) -> UInt8[np.ndarray, 'T H W 3']:
+    return self[index].video[start : start + count]
+
+
+class FolderSource:
+  """Videos and images of a folder, as its manifest lists them.
+
+  Args:
+    path: a manifest, or a folder; one without a manifest gets it now, which
+      decodes every file once.
+
+  Raises:
+    ValueError: nothing there can be used.
+  """
+
+  def __init__(self, path: epath.PathLike):
+    path = epath.Path(path)
+    if path.suffix != '.jsonl':
+      listed = path / manifest.MANIFEST
+      path = listed if listed.exists() else manifest.build(path).manifest
+    self.rows = manifest.read(path)
+    self._folder = path.parent
+
+  def __len__(self) -> int:
+    return len(self.rows)
+
+  def __getitem__(self, index: int) -> batch.Clip:
+    row = self.rows[_checked(index, len(self))]
+    frames = self.window(index, 0, row.frames)
+    return batch.Clip(frames, row.captions[0], row.fps, row.id)
+
+  def info(self, index: int) -> batch.Size:
+    row = self.rows[index]
+    return batch.Size(row.width, row.height, row.frames)
+
+  def captions(self, index: int) -> list[str]:
+    return self.rows[index].captions
+
+  def window(
+    self, index: int, start: int, count: int
+  ) -> UInt8[np.ndarray, 'T H W 3']:
+    row = self.rows[index]
+    path = self._folder / row.path
+    frames = video.read_frames(path, start, count)
+    _, height, width, _ = frames.shape
+    if (width, height) != (row.width, row.height):
+      raise BrokenVideo(
+        path, f'it is {width}x{height}, not {row.width}x{row.height} as listed'
+      )
+    return frames
+
+
+class TFDSSource:
+  """Records of a directory that TFDS prepared; needs no TensorFlow.
+
+  The video of a record is the bytes of a video file, or uint8 [T, H, W, C];
+  an image, uint8 [H, W, C], is a video of one frame. C is 1 or 3.
+
+  Args:
+    directory: of one dataset, config and version, with `features.json`.
+    split: as 'train' or 'train[:80%]'.
+    video_key: the feature that holds the video or image.
+    caption_key: the feature that holds its caption, or a list of them.
+    fps: frames per second of arrays, which do not say it.
+
+  Raises:
+    ValueError: no such directory, split or feature, or records in a format
+      without random access.
+  """
+
+  def __init__(
+    self,
+    directory: epath.PathLike,
+    split: str,
+    video_key: str = 'video',
+    caption_key: str = 'caption',
+    fps: float = 24.0,
+  ):
+    builder = _open_builder(directory)
+    for key in (video_key, caption_key):
+      if key not in builder.info.features:
+        raise ValueError(
+          f'{directory} has no feature {key!r}; it has '
+          f'{", ".join(builder.info.features)}'
+        )
+    name = split.split('[')[0]
+    if name not in builder.info.splits:
+      raise ValueError(
+        f'{directory} has no split {name!r}; it has '
+        f'{", ".join(builder.info.splits)}'
+      )
+    self._records = builder.as_data_source(split)
+    self._name = f'{builder.info.full_name}/{split}'
+    self._video_key, self._caption_key = video_key, caption_key
+    self._fps = fps
+
+  def __len__(self) -> int:
+    return len(self._records)
+
+  def __getitem__(self, index: int) -> batch.Clip:
+    record = self._record(index)
+    frames, fps = self._frames(index, record)
+    caption = _texts(record[self._caption_key])[0]
+    return batch.Clip(frames, caption, fps, self._id(index))
+
+  def info(self, index: int) -> batch.Size:
+    frames, _ = self._frames(index, self._record(index))
+    count, height, width, _ = frames.shape
+    return batch.Size(width, height, count)
+
+  def captions(self, index: int) -> list[str]:
+    return _texts(self._record(index)[self._caption_key])
+
+  def window(
+    self, index: int, start: int, count: int
+  ) -> UInt8[np.ndarray, 'T H W 3']:
+    value = self._record(index)[self._video_key]
+    if isinstance(value, bytes):
+      return self._decode(index, video.read_frames, value, start, count)
+    return self._as_video(index, value)[start : start + count]
+
+  def _id(self, index: int) -> str:
+    return f'{self._name}/{index}'
+
+  def _record(self, index: int) -> dict[str, Any]:
+    try:
+      return self._records[_checked(index, len(self))]
+    except RuntimeError as error:  # a checksum that does not match
+      raise BrokenVideo(self._id(index), video.reason(error)) from error
+
+  def _frames(
+    self, index: int, record: dict[str, Any]
+  ) -> tuple[UInt8[np.ndarray, 'T H W 3'], float]:
+    value = record[self._video_key]
+    if not isinstance(value, bytes):
+      return self._as_video(index, value), self._fps
+    info = self._decode(index, video.read_info, value)
+    frames = self._decode(index, video.read_frames, value, 0, info.frames)
+    return frames, info.fps
+
+  def _decode(self, index: int, read, data: bytes, *args):
+    try:
+      return read(data, *args)
+    except BrokenVideo as error:
+      raise BrokenVideo(self._id(index), error.reason) from error
+
+  def _as_video(self, index: int, value) -> UInt8[np.ndarray, 'T H W 3']:
+    value = np.asarray(value)
+    if value.ndim == 3:
+      value = value[None]
+    if (
+      value.dtype != np.uint8
+      or value.ndim != 4
+      or value.shape[-1] not in (1, 3)
+    ):
+      raise BrokenVideo(
+        self._id(index),
+        f'feature {self._video_key!r} is {value.dtype} {value.shape}, not the '
+        'bytes of a video or uint8 frames',
+      )
+    return np.broadcast_to(value, (*value.shape[:3], 3))
+
+
+def random_window(
+  source: Any, index: int, count: int, rng: np.random.Generator
+) -> UInt8[np.ndarray, 'T H W 3']:
+  """Reads `count` frames that follow one another, from anywhere in a clip.
+
+  The last frame of a shorter clip is held, as a still is.
+  """
+  frames = source.info(index).frames
+  start = int(rng.integers(max(1, frames - count + 1)))
+  window = source.window(index, start, min(count, frames))
+  held = np.repeat(window[-1:], count - len(window), axis=0)
+  return np.concatenate([window, held])
+
+
+def _checked(index: int, length: int) -> int:
+  """Python's iteration needs the IndexError; a negative index has no clip."""
+  if not 0 <= index < length:
+    raise IndexError(f'clip {index} of {length}')
+  return index
+
+
+def _open_builder(directory: epath.PathLike):
+  import tensorflow_datasets as tfds  # slow, and for this source alone
+
+  try:
+    builder = tfds.builder_from_directory(str(directory))
+  except Exception as error:  # TFDS raises many kinds for what it cannot read
+    raise ValueError(
+      f'{directory} is not a TFDS dataset directory: {video.reason(error)}'
+    ) from error
+  file_format = builder.info.file_format
+  if file_format is None or 'array_record' not in file_format.value:
+    raise ValueError(
+      f'{directory} holds {file_format and file_format.value} files, which '
+      "cannot be read by index; prepare it with file_format='array_record'"
+    )
+  return builder
+
+
+def _texts(value: Any) -> list[str]:
+  """Captions of a record: one, or a list of them."""
+  values = np.atleast_1d(np.asarray(value, object))
+  return [v.decode() if isinstance(v, bytes) else str(v) for v in values]
