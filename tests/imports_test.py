@@ -15,7 +15,7 @@ LEVELS = (
   'batch rng flow samplers guidance tokens canvas sharding'.split(),
   'models weights data'.split(),
   'objectives optimizer state checksums checkpoint writers metrics'.split(),
-  ['config'],
+  ['config', 'networks'],
   'train generate prepare evaluate demo'.split(),
   ['experiment', 'cli'],
 )
