@@ -318,8 +318,10 @@ class CheckpointStore:
     return self._read(chosen, abstract_part)
 
   def _stored_shapes(self, step: int) -> dict[str, tuple[int, ...]]:
-    metadata = self._checkpointer.metadata(self._directory / str(step))
-    leaves = jax.tree.leaves(metadata.item_metadata['state'].tree)
+    directory = self._directory / str(step)
+    items = self._checkpointer.metadata(directory).item_metadata
+    assert items is not None  # every step is saved with its items
+    leaves = jax.tree.leaves(items['state'].tree)
     return {leaf.name: tuple(leaf.shape) for leaf in leaves}
 
   def _read(self, step: int, abstract: PyTree) -> Restored:

@@ -99,7 +99,7 @@ def make_schedule(config: OptimConfig, total_steps: int) -> optax.Schedule:
   shape = SCHEDULES[config.schedule]
   warmup = config.warmup_steps
 
-  def schedule(step: Int[Array, ''] | int) -> Float[Array, '']:
+  def schedule(step: jax.typing.ArrayLike) -> Float[Array, '']:
     step = jnp.asarray(step, jnp.float32)
     rise = jnp.minimum(1.0, (step + 1) / max(1, warmup))
     progress = (step - warmup) / max(1, total_steps - 1 - warmup)

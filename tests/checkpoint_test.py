@@ -1,3 +1,4 @@
+import errno
 import os
 import resource
 import signal
@@ -15,7 +16,7 @@ from absl import logging
 from etils import epath
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from sora_jax import checkpoint
+from sora_jax import checkpoint, checksums
 
 
 def make_mesh(rows, columns):
@@ -291,6 +292,32 @@ def test_a_full_disk_is_one_line_and_harms_no_earlier_step(tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {'1', '1.sha256.json'}
     store.save(2, big, {}, block=True)
     assert store.good_steps() == [1, 2]
+
+
+def test_a_step_without_its_manifest_never_costs_an_older_one(
+  tmp_path, monkeypatch
+):
+  save_steps(tmp_path, 1, keep=1)
+
+  def fail(*unused):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  with checkpoint.CheckpointStore(tmp_path, keep=1) as store:
+    with monkeypatch.context() as patch:
+      patch.setattr(checksums, 'write', fail)
+      store.save(2, make_state(2), {})
+      with pytest.raises(OSError, match='checkpoint 2 .* no space is left'):
+        store.wait()
+    assert store.good_steps() == [1]
+  (tmp_path / '9').mkdir()  # a copy that was given up
+  (tmp_path / '9.orbax-checkpoint-tmp').mkdir()  # a save that was killed
+  # The next run has not restored anything and saves over what lies there.
+  with checkpoint.CheckpointStore(tmp_path, keep=1) as store:
+    store.save(2, make_state(3), {}, block=True)
+    assert store.good_steps() == [2]
+    assert not (tmp_path / '9.orbax-checkpoint-tmp').exists()
+    restored = store.restore(abstract(make_state()))
+    assert_same(restored.state, make_state(3))
 
 
 SAVE_FOREVER = """
