@@ -137,6 +137,12 @@ def build(root: epath.PathLike, out: epath.PathLike | None = None) -> Report:
   return report
 
 
+def locate(manifest: epath.PathLike, row: Row) -> epath.Path:
+  """Where the file of a row is."""
+  path = epath.Path(row.path)
+  return path if path.is_absolute() else epath.Path(manifest).parent / path
+
+
 def read(path: epath.PathLike) -> list[Row]:
   """Reads a manifest back.
 
@@ -269,8 +275,11 @@ def _measure(
   info = video.read_info(path)
   with path.open('rb') as file:
     digest = hashlib.file_digest(file, 'sha256').hexdigest()
-  inside = path.is_relative_to(out)
-  place = path.relative_to(out) if inside else path.absolute()
+  place = path
+  if path.is_relative_to(out):
+    place = path.relative_to(out)
+  elif not path.is_absolute():  # `absolute` would take gs:// for a folder
+    place = path.absolute()
   return Row(name, str(place), *info, captions, digest, size, mtime)
 
 

@@ -89,7 +89,7 @@ class FolderSource:
       listed = path / manifest.MANIFEST
       path = listed if listed.exists() else manifest.build(path).manifest
     self.rows = manifest.read(path)
-    self._folder = path.parent
+    self._manifest = path
 
   def __len__(self) -> int:
     return len(self.rows)
@@ -110,7 +110,7 @@ class FolderSource:
     self, index: int, start: int, count: int
   ) -> UInt8[np.ndarray, 'T H W 3']:
     row = self.rows[index]
-    path = self._folder / row.path
+    path = manifest.locate(self._manifest, row)
     frames = video.read_frames(path, start, count)
     _, height, width, _ = frames.shape
     if (width, height) != (row.width, row.height):

@@ -13,7 +13,7 @@ import itertools
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -131,12 +131,10 @@ def write_video(
   if not len(frames) or not fps > 0:
     raise ValueError(f'{path}: {len(frames)} frames at {fps=} make no video')
   try:
-    publish(path, encoders.ENCODERS[suffix](frames, fps))
-  except OSError as error:
-    text = f'cannot write: {reason(error)}'
-    raise OSError(error.errno, text, str(path)) from error
+    data = encoders.ENCODERS[suffix](frames, fps)
   except ValueError as error:
     raise ValueError(f'{path}: {error}') from error
+  publish(path, data)
 
 
 def contact_sheet(
@@ -202,7 +200,8 @@ def _is_image(source: Source) -> bool:
   return epath.Path(source).suffix.lower() in IMAGE_TYPES
 
 
-def _file(source: Source) -> BinaryIO:
+def _file(source: Source):
+  """An open binary file."""
   if isinstance(source, bytes):
     return io.BytesIO(source)
   return epath.Path(source).open('rb')
@@ -367,6 +366,8 @@ def publish(path: epath.Path, data: bytes) -> None:
     with temporary.open('wb') as file:
       file.write(data)
     temporary.replace(path)
-  except OSError:
-    temporary.unlink(missing_ok=True)
-    raise
+  except OSError as error:
+    with contextlib.suppress(OSError):
+      temporary.unlink()
+    text = f'cannot write: {reason(error)}'
+    raise OSError(error.errno, text, str(path)) from error
