@@ -1,9 +1,9 @@
-"""Clip and Pack: what the data pipeline hands to training.
+"""Clip, Frames and Pack: what the data pipeline hands to training.
 
-A `Clip` is one video or image as pixels. A `Pack` is many clips, already as
-latent tokens, laid end to end in rows of one fixed length; it is the only
-shape that the denoising train step ever sees, so clips of every size and
-duration share one compiled program.
+A `Clip` is one video or image as pixels, `Frames` a batch of equal crops. A
+`Pack` is many clips, already as latent tokens, laid end to end in rows of one
+fixed length; it is the only shape that the denoising train step ever sees, so
+clips of every size and duration share one compiled program.
 """
 
 import re
@@ -54,6 +54,13 @@ class Pack(NamedTuple):
   tokens_in_clip: Any  # int32 [B, M]: number of tokens of a clip
   text_ids: Any = None  # int32 [B, L]: for a text encoder trained here
   text: Any = None  # float32 [B, L, E]: cached features of a frozen encoder
+
+
+class Frames(NamedTuple):
+  """Crops of one size, as pixels: what the autoencoder trains on."""
+
+  video: Any  # uint8 [B, T, H, W, 3]
+  draw: Any  # int32 [B]: global draw index; -1 where a clip was unreadable
 
 
 def parse_size(text: str) -> Size:

@@ -113,6 +113,17 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, P())
 
 
+def unbox(boxed: Any) -> Any:
+  """Parameters without the boxes that name their axes; abstract ones too."""
+  is_box = lambda x: isinstance(x, nn.meta.AxisMetadata)
+  # Flax would constrain the value to the mesh, which a shape cannot be.
+  return jax.tree.map(
+    lambda x: x.unbox(apply_constraint=False) if is_box(x) else x,
+    boxed,
+    is_leaf=is_box,
+  )
+
+
 def param_shardings(boxed: Any, mesh: Mesh) -> Any:
   """Shardings of parameters whose axes are named, as a tree without boxes.
 
@@ -131,7 +142,7 @@ def param_shardings(boxed: Any, mesh: Mesh) -> Any:
   def sharding(path, leaf):
     if not is_box(leaf):
       return replicated(mesh)
-    shape = leaf.unbox().shape
+    shape = unbox(leaf).shape
     try:
       return NamedSharding(mesh, _spec(leaf.names, shape, mesh))
     except ValueError as error:

@@ -4,6 +4,7 @@ This is the reference form, for every platform: all scores at once, softmax in
 float32.
 """
 
+import einops
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -34,20 +35,30 @@ def attend(
     Weighted means of the values; zeros for a query that sees no key.
   """
   scale = q.shape[-1] ** -0.5 if scale is None else scale
+  # Heads go first: XLA for CPU multiplies contiguous matrices faster.
+  q, k, v = (einops.rearrange(y, 'B N A K -> B A N K') for y in (q, k, v))
   scores_BANL = scale * jnp.einsum(
-      'BNAK,BLAK->BANL', q, k, preferred_element_type=jnp.float32
+      'BANK,BALK->BANL', q, k, preferred_element_type=jnp.float32
   )
   if bias is not None:
     scores_BANL += bias
-  if segment_q is None:
-    weights_BANL = jax.nn.softmax(scores_BANL)
-  else:
+  if segment_q is not None:
     visible = visibility(segment_q, segment_k)[:, None]
-    # A finite mask and a second `where` keep a row without any key, and its
-    # gradient, at zero instead of 0 / 0.
     scores_BANL = jnp.where(visible, scores_BANL, -1e30)
-    weights_BANL = jnp.where(visible, jax.nn.softmax(scores_BANL), 0.0)
-  return jnp.einsum('BANL,BLAK->BNAK', weights_BANL.astype(v.dtype), v)
+  highest = jax.lax.stop_gradient(scores_BANL.max(axis=-1, keepdims=True))
+  weights_BANL = jnp.exp(scores_BANL - highest)
+  if segment_q is not None:
+    weights_BANL = jnp.where(visible, weights_BANL, 0.0)
+  total = weights_BANL.sum(axis=-1, keepdims=True)
+  # Dividing after the product handles N x K numbers instead of N x L. The
+  # `where` gives a query without keys 0 / 1 and a gradient of zero, not NaN.
+  y = jnp.einsum(
+      'BANL,BALK->BANK',
+      weights_BANL.astype(v.dtype),
+      v,
+      preferred_element_type=jnp.float32,
+  ) / jnp.where(total > 0, total, 1.0)
+  return einops.rearrange(y.astype(v.dtype), 'B A N K -> B N A K')
 
 
 def visibility(

@@ -18,12 +18,13 @@ section 4.2; the single modulation of Chen et al. 2023 (arXiv:2310.00426).
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import einops
 from flax import linen as nn
 import jax
-from jaxtyping import Array, Float, Int
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
 
 from sora_jax.models import attention
 from sora_jax.models import layers
@@ -328,3 +329,22 @@ def check(config: DiTConfig) -> None:
   if config.frequencies < 2 or config.frequencies % 2:
     raise ValueError(f'{config.frequencies=} must be even and positive')
   layers.check_dtype(config.dtype)
+
+
+def init(config: DiTConfig, key: Key[Array, '']) -> Any:
+  """Parameters in boxes that name their logical axes."""
+  values = math.prod(config.patch) * (
+      config.channels + config.condition_channels
+  )
+  ints = lambda *shape: jnp.ones(shape, jnp.int32)
+  return SpacetimeDiT(config).init(
+      key,
+      jnp.zeros((1, 1, values)),
+      jnp.zeros((1, 1)),
+      ints(1, 1, 3),
+      ints(1, 1),
+      ints(1, 1) * 0,
+      jnp.zeros((1, 1, config.text_width)),
+      ints(1, 1),
+      ints(1, 1),
+  )['params']

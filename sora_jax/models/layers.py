@@ -52,7 +52,7 @@ class Linear(nn.Module):
         nn.with_logical_partitioning(self.kernel_init, self.axes),
         (x.shape[-1], self.features),
     )
-    y = x.astype(self.dtype) @ kernel.astype(self.dtype)
+    y = matmul(x.astype(self.dtype), kernel.astype(self.dtype))
     if self.use_bias:
       zeros = nn.initializers.zeros
       bias = self.param(
@@ -131,6 +131,26 @@ class LayerNorm(nn.Module):
     )
     x = standardize(x, self.eps)
     return x * align(scale, x) + align(bias, x)
+
+
+def matmul(
+    x: Float[Array, '*S In'], kernel: Float[Array, 'In Out']
+) -> Float[Array, '*S Out']:
+  """Product over the last axis of `x`.
+
+  On CPU the leading axes are folded into one first. The gradient of the kernel
+  then sums over one axis, which XLA for CPU does without copying transposes:
+  training is about twice as fast. Elsewhere it does not matter, and folding
+  axes that a mesh splits would cost communication.
+  """
+
+  def folded(x: Array, kernel: Array) -> Array:
+    y = x.reshape(-1, x.shape[-1]) @ kernel
+    return y.reshape(*x.shape[:-1], kernel.shape[-1])
+
+  return jax.lax.platform_dependent(
+      x, kernel, cpu=folded, default=jnp.matmul
+  )
 
 
 def standardize(

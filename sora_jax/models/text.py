@@ -10,12 +10,13 @@ T5 v1.1, Shazeer 2020 (arXiv:2002.05202); umT5, Chung et al. 2023
 """
 
 import dataclasses
+from typing import Any
 
 import einops
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 import numpy as np
 
 from sora_jax.models import attention
@@ -236,3 +237,9 @@ def check(config: TextConfig) -> None:
         f'exact distances of {config.buckets=}'
     )
   layers.check_dtype(config.dtype)
+
+
+def init(config: TextConfig, key: Key[Array, '']) -> Any:
+  """Parameters in boxes that name their logical axes."""
+  ids = jnp.ones((1, 1), jnp.int32)
+  return T5Encoder(config).init(key, ids, ids)['params']

@@ -1,0 +1,60 @@
+"""Stage 1: the video autoencoder, pixels to latents and back.
+
+  python launch.py train --config=experiments/autoencoder.py:balls \
+      --workdir=runs/autoencoder
+
+`balls` made the autoencoder that ships: 8 x 8 pixels and 4 frames to one
+latent of 8 channels. `clips` trains the same network on a folder of videos,
+which --config.data.path names.
+"""
+
+from sora_jax import config as config_lib
+from sora_jax.data import pipeline
+from sora_jax.models import autoencoder
+
+
+def small() -> autoencoder.AutoencoderConfig:
+  """Wan 2.2's topology with two halvings; 0.8 M parameters."""
+  return autoencoder.AutoencoderConfig(
+      channels=8,
+      encoder_width=16,
+      decoder_width=24,
+      multiples=(1, 2, 2),
+      halve_time=(True, True),
+      blocks=1,
+      patch=2,
+      shortcuts=True,
+  )
+
+
+def balls() -> config_lib.Config:
+  config = config_lib.Config(stage=config_lib.Stage.AUTOENCODER)
+  config.autoencoder = small()
+  config.data.clips = 65536
+  config.data.crops = ('48x48x9',)
+  config.data.limits.rows = 8
+  config.optim.learning_rate = 2e-3
+  config.optim.warmup_steps = 50
+  config.optim.end_fraction = 0.01
+  config.optim.weight_decay = 0.0
+  config.optim.ema_decay = 0.995
+  config.run.steps = 2000
+  return config
+
+
+def clips() -> config_lib.Config:
+  config = balls()
+  config.autoencoder.channels = 16
+  config.data.corpus = pipeline.Corpus.FOLDER
+  config.data.crops = ('64x64x9',)
+  config.data.limits.rows = 4
+  config.data.workers = 1
+  config.run.steps = 12000
+  return config
+
+
+VARIANTS = {'balls': balls, 'clips': clips}
+
+
+def get_config(name: str = 'balls') -> config_lib.Config:
+  return VARIANTS[name]()

@@ -1,0 +1,42 @@
+"""Stage 2: the spacetime DiT, text to video on the latents of stage 1.
+
+  python launch.py train --config=experiments/text_to_video.py:balls \
+      --workdir=runs/balls
+
+`balls` made the model that ships.
+"""
+
+from sora_jax import config as config_lib
+from sora_jax import networks
+
+
+def balls() -> config_lib.Config:
+  config = config_lib.Config()
+  config.autoencoder_from = str(networks.SHIPPED)
+  config.model.width = 192
+  config.model.depth = 8
+  config.model.heads = 6
+  config.model.mlp = 512
+  config.model.channels = 8
+  config.data.clips = 16384
+  config.data.limits.rows = 24
+  config.denoising.level.shift_base = 0
+  config.optim.learning_rate = 1e-3
+  config.optim.warmup_steps = 300
+  config.optim.ema_decay = 0.9995
+  config.run.steps = 20000
+  config.run.export_dtype = 'bfloat16'
+  config.sample.prompts = (
+      'a small red ball rolls right at speed 2.0',
+      'a large blue ball thrown left at speed 3.0 falls',
+      'a medium green ball going right at 2.0 hits a small black ball going '
+      'left at 3.0',
+  )
+  return config
+
+
+VARIANTS = {'balls': balls}
+
+
+def get_config(name: str = 'balls') -> config_lib.Config:
+  return VARIANTS[name]()

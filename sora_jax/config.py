@@ -1,0 +1,118 @@
+"""The whole configuration of a run: the parts' dataclasses, composed.
+
+An experiment file returns one `Config`; flags override any field of it by its
+path. Every part always exists, so that its fields can be set by flag.
+"""
+
+import dataclasses
+import enum
+from typing import Any
+
+from sora_jax import batch, flow, objectives, optimizer, samplers, sharding
+from sora_jax.data import pipeline
+from sora_jax.models import autoencoder as autoencoder_lib
+from sora_jax.models import dit
+from sora_jax.models import text as text_lib
+
+
+class Stage(enum.Enum):
+  """Which of the two networks a run trains."""
+
+  AUTOENCODER = 'autoencoder'
+  DIFFUSION = 'diffusion'
+
+
+@dataclasses.dataclass(kw_only=True)
+class RunConfig:
+  """How long a run goes, and what it leaves behind."""
+
+  steps: int = 10_000
+  accumulate: int = 1  # micro-batches that a batch is cut into
+  log_every: int = 50  # steps
+  save_every: int = 500  # steps
+  keep: int = 3  # checkpoints
+  sample_every: int = 2_000  # steps; 0 is off
+  export_dtype: str = 'float32'  # of the weights in the exported model
+
+
+@dataclasses.dataclass(kw_only=True)
+class SampleConfig:
+  """How a clip is made; the flags of `sample` come before these."""
+
+  size: str = '64x64x33'
+  fps: float = 10.0  # frames per second of a written video
+  sampler: str = 'euler'
+  steps: int = 32
+  guidance: float = 3.0  # 1 is off
+  micro_batch: int = 4  # clips that run together; bits depend on it
+  text_slots: int = 96  # token ids that a prompt is padded to
+  prompts: tuple[str, ...] = ()  # sampled while training
+
+
+@dataclasses.dataclass(kw_only=True)
+class Config:
+  """Everything that a run depends on, but for the corpus itself."""
+
+  seed: int = 0
+  stage: Stage = Stage.DIFFUSION
+  # Where other weights come from, each a model directory or empty:
+  autoencoder_from: str = ''  # the frozen autoencoder of a diffusion run
+  text_from: str = ''  # a frozen text encoder; empty trains one
+  init_from: str = ''  # weights to start from
+  model: dit.DiTConfig = dataclasses.field(default_factory=dit.DiTConfig)
+  text: text_lib.TextConfig = dataclasses.field(
+      default_factory=text_lib.TextConfig
+  )
+  autoencoder: autoencoder_lib.AutoencoderConfig = dataclasses.field(
+      default_factory=autoencoder_lib.AutoencoderConfig
+  )
+  denoising: objectives.DenoisingConfig = dataclasses.field(
+      default_factory=objectives.DenoisingConfig
+  )
+  reconstruction: objectives.ReconstructionConfig = dataclasses.field(
+      default_factory=objectives.ReconstructionConfig
+  )
+  data: pipeline.DataConfig = dataclasses.field(
+      default_factory=pipeline.DataConfig
+  )
+  optim: optimizer.OptimConfig = dataclasses.field(
+      default_factory=optimizer.OptimConfig
+  )
+  mesh: sharding.MeshConfig = dataclasses.field(
+      default_factory=sharding.MeshConfig
+  )
+  run: RunConfig = dataclasses.field(default_factory=RunConfig)
+  sample: SampleConfig = dataclasses.field(default_factory=SampleConfig)
+
+
+def to_dict(config: Any) -> Any:
+  """A tree of dataclasses as plain values that JSON can hold."""
+  if dataclasses.is_dataclass(config):
+    fields = dataclasses.fields(config)
+    return {f.name: to_dict(getattr(config, f.name)) for f in fields}
+  if isinstance(config, enum.Enum):
+    return config.value
+  if isinstance(config, tuple):
+    return [to_dict(item) for item in config]
+  return config
+
+
+def from_dict(kind: type, values: dict[str, Any]) -> Any:
+  """Undoes `to_dict`; fields that `values` lacks keep their defaults.
+
+  Raises:
+    ValueError: a field that `kind` does not have.
+  """
+  config = kind()
+  for name, value in values.items():
+    if not hasattr(config, name):
+      raise ValueError(f'{kind.__name__} has no field {name!r}')
+    default = getattr(config, name)
+    if dataclasses.is_dataclass(default):
+      value = from_dict(type(default), value)
+    elif isinstance(default, enum.Enum):
+      value = type(default)(value)
+    elif isinstance(default, tuple):
+      value = tuple(value)
+    setattr(config, name, value)
+  return config

@@ -1,0 +1,135 @@
+"""Prepared corpora: latents, and captions or their features, by index.
+
+A prepared directory is immutable and has
+
+  latents.array_record   one record a clip, in safetensors form
+  manifest.jsonl         one line a clip: its id, latent size and captions
+  info.json              what made it, and the features of an empty caption
+
+so that a plan needs the manifest alone, and a record is read when its turn
+comes. It is written under another name and renamed when it is whole.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import safetensors.numpy
+from array_record.python import array_record_module
+from etils import epath
+from jaxtyping import Float
+
+RECORDS, MANIFEST, INFO = 'latents.array_record', 'manifest.jsonl', 'info.json'
+
+
+class Row(NamedTuple):
+  """One line of the manifest."""
+
+  id: str
+  size: tuple[int, int, int]  # latent frames, rows, columns
+  captions: list[str]
+
+
+class Record(NamedTuple):
+  """One clip. E is the width of a frozen text encoder's features."""
+
+  latent: Float[np.ndarray, 'F h w C']  # normalised
+  features: tuple[Float[np.ndarray, 'L E'], ...]  # a caption each, or empty
+
+
+class Writer:
+  """Writes a prepared directory; a context manager.
+
+  Leaving it by an exception leaves nothing under the final name.
+  """
+
+  def __init__(self, directory: epath.PathLike):
+    self._directory = epath.Path(directory)
+    self._partial = self._directory.with_name(self._directory.name + '.part')
+
+  def __enter__(self) -> 'Writer':
+    if self._partial.exists():
+      self._partial.rmtree()
+    self._partial.mkdir(parents=True)
+    # group_size 1: training reads single records in random order.
+    self._records = array_record_module.ArrayRecordWriter(
+        str(self._partial / RECORDS), 'group_size:1,uncompressed'
+    )
+    self._rows: list[Row] = []
+    return self
+
+  def write(self, row: Row, record: Record) -> None:
+    """Adds one clip. Latents are stored in float16: normalised, they fit."""
+    arrays = {'latent': record.latent.astype(np.float16)}
+    for i, features in enumerate(record.features):
+      arrays[f'features_{i}'] = features.astype(np.float32)
+    self._records.write(safetensors.numpy.save(arrays))
+    self._rows.append(row)
+
+  def finish(self, info: dict[str, Any]) -> None:
+    """Completes the directory and gives it its name."""
+    self._records.close()
+    lines = [json.dumps(row._asdict()) for row in self._rows]
+    (self._partial / MANIFEST).write_text('\n'.join(lines) + '\n')
+    (self._partial / INFO).write_text(json.dumps(info, indent=1))
+    self._partial.rename(self._directory)
+
+  def __exit__(self, kind, value, trace) -> None:
+    if self._records.is_open():
+      self._records.close()
+    if kind is not None and self._partial.exists():
+      self._partial.rmtree()
+
+
+class LatentSource:
+  """Random access to a prepared directory.
+
+  Raises:
+    ValueError: the directory is not a prepared one, or a part is damaged.
+  """
+
+  def __init__(self, directory: epath.PathLike):
+    self.directory = epath.Path(directory)
+    if not (self.directory / INFO).exists():
+      raise ValueError(f'{directory} is not a directory of prepared latents')
+    self.info = json.loads((self.directory / INFO).read_text())
+    self.rows = list(_read_rows(self.directory / MANIFEST))
+    self._reader = None
+
+  def __len__(self) -> int:
+    return len(self.rows)
+
+  def __repr__(self) -> str:
+    return f'LatentSource({str(self.directory)!r})'
+
+  def __getstate__(self) -> dict[str, Any]:
+    return self.__dict__ | {'_reader': None}  # a reader cannot be pickled
+
+  def __getitem__(self, index: int) -> Record:
+    if self._reader is None:
+      self._reader = array_record_module.ArrayRecordReader(
+          str(self.directory / RECORDS)
+      )
+    try:
+      arrays = safetensors.numpy.load(self._reader.read([index])[0])
+    except RuntimeError as error:
+      raise ValueError(
+          f'{self.directory / RECORDS}: record {index} is damaged: {error}'
+      ) from error
+    captions = range(len(arrays) - 1)
+    return Record(
+        arrays['latent'].astype(np.float32),
+        tuple(arrays[f'features_{i}'] for i in captions),
+    )
+
+
+def _read_rows(path: epath.Path) -> Iterator[Row]:
+  for number, line in enumerate(path.read_text().splitlines(), 1):
+    try:
+      fields = json.loads(line)
+      yield Row(
+          fields['id'], tuple(fields['size']), list(fields['captions'])
+      )
+    except (ValueError, KeyError, TypeError) as error:
+      raise ValueError(f'{path}, line {number}: {error}') from error

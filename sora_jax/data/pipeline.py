@@ -1,0 +1,262 @@
+"""From a corpus to batches, each a pure function of the global step.
+
+grain does the workers and the prefetching. The order comes from the plan, so
+the position in the data is one integer, and a run can go on from it with any
+number of workers, hosts or devices.
+"""
+
+import dataclasses
+import enum
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grain
+import numpy as np
+from absl import flags, logging
+from jaxtyping import Int
+
+from sora_jax import batch, tokens
+from sora_jax.data import latents, plan, sources, transforms
+
+RowIndex = Int[np.ndarray, 'R']  # the rows of a batch that a host reads
+
+
+class Corpus(enum.Enum):
+  """Where clips come from."""
+
+  WORLD = 'world'  # rendered as they are asked for
+  FOLDER = 'folder'  # videos and images, with captions beside them
+  TFDS = 'tfds'  # a directory that TFDS prepared
+
+
+class Groups(enum.Enum):
+  """How many noise levels a clip has."""
+
+  CLIP = 'clip'  # one
+  FRAME = 'frame'  # one for each latent frame
+
+
+@dataclasses.dataclass(kw_only=True)
+class DataConfig:
+  """A corpus, and how batches are made of it."""
+
+  corpus: Corpus = Corpus.WORLD
+  world: str = 'balls'
+  path: str = ''  # of a folder or a TFDS directory
+  split: str = 'train'  # of a world or a TFDS directory
+  clips: int = 16384  # of a world
+  # A world's clips have these sizes in turn. Files are cut into windows of
+  # at most so many frames and scaled, at native aspect, to as many pixels.
+  sizes: tuple[str, ...] = ('64x64x33',)
+  # The autoencoder sees crops of these sizes, step by step in turn.
+  crops: tuple[str, ...] = ('64x64x9',)
+  limits: plan.Limits = dataclasses.field(default_factory=plan.Limits)
+  groups: Groups = Groups.CLIP
+  caption_dropout: float = 0.1  # share of clips that see an empty caption
+  latents: str = ''  # a prepared directory; empty: `latents` in the workdir
+  workers: int = 0  # processes; 0 reads in threads of this one
+  prefetch: int = 4  # batches held ready
+
+
+def make_source(config: DataConfig) -> Any:
+  """Opens the corpus that the config names.
+
+  Raises:
+    ValueError: it is missing, empty or unreadable.
+  """
+  if config.corpus is Corpus.WORLD:
+    sizes = tuple(batch.parse_size(s) for s in config.sizes)
+    return sources.WorldSource(
+        config.world, sizes, config.clips, split=config.split
+    )
+  if not config.path:
+    raise ValueError(
+        f'data.path is empty; a {config.corpus.value} corpus needs its place'
+    )
+  if config.corpus is Corpus.FOLDER:
+    return sources.FolderSource(config.path)
+  return sources.TFDSSource(config.path, config.split)
+
+
+def iterate(
+    make_batch: Callable[[int], Any], start: int, config: DataConfig
+) -> Iterator[Any]:
+  """Batches from step `start` on, without end, read ahead by grain."""
+  steps = grain.MapDataset.range(start, 2**31 - 1).map(make_batch)
+  ahead = max(1, config.prefetch)
+  if not config.workers:
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=ahead)
+    return iter(steps.to_iter_dataset(options))
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()  # grain reads flags of its own
+  options = grain.MultiprocessingOptions(
+      num_workers=config.workers, per_worker_buffer_size=ahead
+  )
+  return iter(steps.to_iter_dataset().mp_prefetch(options))
+
+
+class FrameBatches:
+  """Step -> `batch.Frames`: crops at native aspect, for the autoencoder.
+
+  Args:
+    source: Of clips.
+    config: Of the data; `crops` are its sizes in turn.
+    seed: Of the run.
+    rows: Which rows of each batch to read; the others belong to other hosts.
+  """
+
+  def __init__(
+      self, source: Any, config: DataConfig, seed: int, rows: RowIndex
+  ):
+    self._source, self._seed, self._rows = source, seed, rows
+    self.crops = [batch.parse_size(s) for s in config.crops]
+    if not self.crops:
+      raise ValueError('data.crops is empty; it needs a size, as 64x64x9')
+    self._batch = config.limits.rows
+    self._shuffled: tuple[int, Any] = (-1, None)  # one epoch's order
+
+  def __call__(self, step: int) -> batch.Frames:
+    crop = self.crops[step % len(self.crops)]
+    draws = step * self._batch + self._rows
+    clips = [self._crop(int(draw), crop) for draw in draws]
+    empty = np.zeros((crop.frames, crop.height, crop.width, 3), np.uint8)
+    return batch.Frames(
+        video=np.stack([empty if c is None else c for c in clips]),
+        draw=np.array(
+            [-1 if c is None else d for c, d in zip(clips, draws, strict=True)],
+            np.int32,
+        ),
+    )
+
+  def _order(self, epoch: int) -> Int[np.ndarray, 'n']:
+    if self._shuffled[0] != epoch:
+      order = transforms.generator(self._seed, 'order', epoch)
+      self._shuffled = (epoch, order.permutation(len(self._source)))
+    return self._shuffled[1]
+
+  def _crop(self, draw: int, crop: batch.Size) -> np.ndarray | None:
+    """The crop of one draw; None where its clip cannot be read."""
+    epoch, rank = divmod(draw, len(self._source))
+    index = int(self._order(epoch)[rank])
+    rng = transforms.generator(self._seed, 'crop', draw)
+    try:
+      frames = sources.random_window(self._source, index, crop.frames, rng)
+    except (sources.BrokenVideo, OSError) as error:
+      logging.warning('clip %d left out of this batch: %s', index, error)
+      return None
+    return transforms.random_crop(frames, crop.width, crop.height, rng)
+
+
+class PackBatches:
+  """Step -> `batch.Pack`, of prepared latents.
+
+  Args:
+    source: Of prepared latents.
+    config: Of the data.
+    patch: Latent frames, rows and columns of a token.
+    seed: Of the run.
+    rows: Which rows of each batch to read.
+  """
+
+  def __init__(
+      self,
+      source: latents.LatentSource,
+      config: DataConfig,
+      patch: tuple[int, int, int],
+      seed: int,
+      rows: RowIndex,
+  ):
+    self._source, self._config, self._patch = source, config, patch
+    self._seed, self._rows = seed, rows
+    grids = [tokens.token_grid(row.size, patch) for row in source.rows]
+    per_frame = config.groups is Groups.FRAME
+    needs = plan.Needs(
+        tokens=np.array([np.prod(grid) for grid in grids], int),
+        text=np.array([_text_slots(row) for row in source.rows], int),
+        groups=np.array([g[0] if per_frame else 1 for g in grids], int),
+    )
+    self._plan = plan.Plan(needs, config.limits, seed)
+
+  def __call__(self, step: int) -> batch.Pack:
+    rows = self._plan.rows(step)
+    packed = [self._pack_row(rows[i]) for i in self._rows]
+    columns = zip(*packed, strict=True)
+    return batch.Pack(
+        *(None if c[0] is None else np.stack(c) for c in columns)
+    )
+
+  def _pack_row(self, row: plan.Row) -> batch.Pack:
+    """One row of a pack, without the batch axis."""
+    out = self._empty_row()
+    slot = text_slot = group = 0
+    for m, entry in enumerate(row):
+      record = self._source[entry.clip]
+      grid = tokens.token_grid(record.latent.shape[:3], self._patch)
+      values = tokens.patchify(record.latent[None], self._patch)[0]
+      count, position = len(values), tokens.positions(grid)
+      at = slice(slot, slot + count)
+      per_frame = self._config.groups is Groups.FRAME
+      groups = grid[0] if per_frame else 1
+      out.tokens[at] = values
+      out.position[at] = position
+      out.index[at] = np.arange(count)
+      out.segment[at] = out.text_of[at] = m + 1
+      out.group[at] = group + (position[:, 0] if per_frame else 0)
+      out.group_clip[group : group + groups] = m + 1
+      out.group_index[group : group + groups] = np.arange(groups)
+      out.draw[m], out.tokens_in_clip[m] = entry.draw, count
+      text_slot += self._write_text(out, text_slot, m, entry, record)
+      slot, group = slot + count, group + groups
+    return out
+
+  def _empty_row(self) -> batch.Pack:
+    limits = self._config.limits
+    N, M, L, G = limits.tokens, limits.clips, limits.text, limits.groups
+    zeros = lambda *shape: np.zeros(shape, np.int32)
+    width = self._source.info.get('text_width')
+    channels = self._source.info['channels']
+    return batch.Pack(
+        tokens=np.zeros((N, int(np.prod(self._patch)) * channels), np.float32),
+        position=zeros(N, 3),
+        index=zeros(N),
+        segment=zeros(N),
+        group=zeros(N),
+        group_clip=zeros(G),
+        group_index=zeros(G),
+        text_of=zeros(N),
+        text_segment=zeros(L),
+        draw=np.full(M, -1, np.int32),
+        tokens_in_clip=zeros(M),
+        text_ids=None if width else zeros(L),
+        text=np.zeros((L, width), np.float32) if width else None,
+    )
+
+  def _write_text(
+      self,
+      out: batch.Pack,
+      start: int,
+      m: int,
+      entry: plan.Entry,
+      record: latents.Record,
+  ) -> int:
+    """Puts one caption of a clip into its row; returns the slots it took."""
+    rng = transforms.generator(self._seed, 'caption', entry.draw)
+    captions = self._source.rows[entry.clip].captions
+    choice = int(rng.integers(len(captions)))
+    dropped = rng.random() < self._config.caption_dropout
+    if out.text is not None:
+      empty = np.array(self._source.info['empty_features'], np.float32)
+      values, field = (empty if dropped else record.features[choice]), out.text
+    else:
+      caption = '' if dropped else captions[choice]
+      ids = transforms.byte_ids(caption, self._config.limits.text)
+      values, field = np.array(ids, np.int32), out.text_ids
+    at = slice(start, start + len(values))
+    field[at] = values
+    out.text_segment[at] = m + 1
+    return len(values)
+
+
+def _text_slots(row: latents.Row) -> int:
+  """Slots that the longest caption of a clip takes, with its end token."""
+  return 1 + max(len(caption.encode()) for caption in row.captions)

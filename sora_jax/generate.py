@@ -1,0 +1,454 @@
+"""Prompt and canvas to latent to frames: `launch.py sample`.
+
+One jitted program samples a micro-batch of clips of one size: text encoder,
+every solver step with guidance, and nothing of the request besides. Its shape
+is fixed and each clip's noise belongs to its own seed, so a clip has the same
+bits whatever else was asked for, in whichever slot, on any number of devices
+along data and fsdp.
+"""
+
+import hashlib
+import json
+import types
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Int, UInt8
+
+from sora_jax import (
+    batch,
+    canvas as canvas_lib,
+    config as config_lib,
+    flow,
+    guidance,
+    networks as networks_lib,
+    objectives,
+    rng,
+    samplers,
+    sharding,
+    tokens,
+)
+from sora_jax.data import transforms, video
+from sora_jax.models import autoencoder
+from sora_jax.weights import directory
+
+Params = Any
+Networks = networks_lib.Networks
+
+# Latent frames decoded at once: enough to keep a device busy, and memory does
+# not grow with the length of the clip.
+DECODE_CHUNK = 8
+
+
+class Request(NamedTuple):
+  """One clip to make."""
+
+  prompt: str
+  seed: int
+
+
+class Settings(NamedTuple):
+  """How clips are made; see `SampleConfig`."""
+
+  size: batch.Size
+  sampler: str
+  steps: int
+  guidance: float
+  micro_batch: int
+
+
+class Made(NamedTuple):
+  """One clip, made."""
+
+  request: Request
+  latent: Float[np.ndarray, 'F h w C']  # normalised
+  video: UInt8[np.ndarray, 'T H W 3']
+
+  @property
+  def digest(self) -> str:
+    """SHA-256 of the latent's bytes, float32 and little-endian."""
+    return hashlib.sha256(self.latent.astype('<f4').tobytes()).hexdigest()
+
+
+def settings_of(config: config_lib.SampleConfig) -> Settings:
+  """The settings that a model comes with."""
+  return Settings(
+      size=batch.parse_size(config.size),
+      sampler=config.sampler,
+      steps=config.steps,
+      guidance=config.guidance,
+      micro_batch=config.micro_batch,
+  )
+
+
+def check(networks: Networks, settings: Settings) -> None:
+  """Raises ValueError for what cannot be sampled."""
+  missing = {'dit', 'autoencoder'} - set(networks.params)
+  if missing:
+    raise ValueError(f'the model has no {" and no ".join(sorted(missing))}')
+  size = settings.size
+  config = networks.config.autoencoder
+  autoencoder.check_size(config, size.frames, size.height, size.width)
+  side = config.space * networks.config.model.patch[1]
+  if size.width % side or size.height % side:
+    raise ValueError(
+        f'{size.width}x{size.height} pixels: both sides must be multiples of '
+        f'{side}, the pixels that one token covers'
+    )
+  if settings.sampler not in samplers.SAMPLERS:
+    raise ValueError(
+        f'sampler {settings.sampler!r} is unknown; choose from '
+        f'{", ".join(samplers.SAMPLERS)}'
+    )
+  if settings.micro_batch < 1:
+    raise ValueError(f'{settings.micro_batch=} must be 1 clip or more')
+
+
+# ------------------------------------------------------------ the programs
+
+
+def latent_size(
+    config: autoencoder.AutoencoderConfig, size: batch.Size
+) -> tuple[int, int, int]:
+  """Latent frames, rows and columns of a clip."""
+  frames = 1 + (size.frames - 1) // config.time
+  return frames, size.height // config.space, size.width // config.space
+
+
+def make_sampler(
+    config: config_lib.Config,
+    settings: Settings,
+    plan: canvas_lib.CanvasTokens,
+    mesh: Mesh,
+) -> Callable[..., Float[Array, 'B N P']]:
+  """Compiles once: (params, seeds [B], text ids [B, 2, L]) -> tokens [B, N, P].
+
+  `plan` says what is known and where tokens are, for every clip alike. B is
+  a micro-batch for each device along data and fsdp.
+  """
+  sampler = samplers.SAMPLERS[settings.sampler]
+  alpha = flow.shift_alpha(len(plan.start), config.denoising.level)
+
+  def micro_batch(params, seeds, text_ids):
+    x = jax.vmap(lambda seed: _start(plan, seed))(seeds)
+    velocity_fn = _velocity(config, settings, plan, params, text_ids)
+    start = jnp.broadcast_to(plan.start, x.shape[:2])
+    levels = samplers.levels_schedule(settings.steps, alpha)
+    return samplers.integrate(velocity_fn, x, start, levels, sampler)
+
+  return on_each_device(micro_batch, mesh)
+
+
+def on_each_device(
+    function: Callable[..., Array], mesh: Mesh
+) -> Callable[..., Array]:
+  """Jits `function(params, *rows)` to run on every device's rows alone.
+
+  Each device sees all parameters and a micro-batch of its own, and computes
+  what one device would compute alone, to the bit.
+  """
+
+  def run(params, *rows):
+    mapped = jax.shard_map(
+        function,
+        mesh=mesh,
+        in_specs=(P(), *(P(sharding.ROWS) for _ in rows)),
+        out_specs=P(sharding.ROWS),
+        check_vma=False,
+    )
+    return mapped(params, *rows)
+
+  return jax.jit(run)
+
+
+def _start(
+    plan: canvas_lib.CanvasTokens, seed: Int[Array, '']
+) -> Float[Array, 'N P']:
+  """The canvas, noised to the level that each token starts from."""
+  key = rng.key(jax.random.key(seed), 'noise')
+  noise = rng.token_noise(key, plan.index, plan.known.shape[-1])
+  return flow.interpolate(plan.known, noise, jnp.asarray(plan.start))
+
+
+def _velocity(
+    config: config_lib.Config,
+    settings: Settings,
+    plan: canvas_lib.CanvasTokens,
+    params: Params,
+    text_ids: Int[Array, 'm 2 L'],
+) -> samplers.VelocityFn:
+  """Guided velocity of a micro-batch: rows with and without the prompt."""
+  guided = settings.guidance != 1.0
+  ways = 2 if guided else 1
+  rows = text_ids.shape[0] * ways
+  ids = text_ids[:, :ways].reshape(rows, -1)
+  pack = _pack(plan, rows, ids)
+  text = objectives.text_features(config.text, params.get('text'), pack)
+
+  def velocity_fn(x, level):
+    x_rows = jnp.repeat(x, ways, axis=0)
+    level_rows = jnp.repeat(level, ways, axis=0)
+    prediction = objectives.denoise(
+        config.model, params['dit'], x_rows, level_rows[:, plan.first], pack,
+        text,
+    )  # fmt: skip
+    velocity = flow.to_velocity(
+        prediction, x_rows, level_rows, config.denoising.prediction
+    )
+    if not guided:
+      return velocity
+    return guidance.classifier_free(
+        velocity[0::2], velocity[1::2], settings.guidance
+    )
+
+  return velocity_fn
+
+
+def _pack(
+    plan: canvas_lib.CanvasTokens, rows: int, ids: Int[Array, 'R L']
+) -> batch.Pack:
+  """One clip a row: what surrounds the tokens of a canvas."""
+  each = lambda x: jnp.broadcast_to(x, (rows, *np.shape(x)))
+  ones = np.ones(len(plan.start), np.int32)
+  return batch.Pack(
+      tokens=None,
+      position=each(plan.position),
+      index=each(plan.index),
+      segment=each(ones),
+      group=each(plan.group),
+      group_clip=each(np.ones(len(plan.first), np.int32)),
+      group_index=each(np.arange(len(plan.first), dtype=np.int32)),
+      text_of=each(plan.text_of),
+      text_segment=(ids != transforms.PAD).astype(jnp.int32),
+      draw=None,
+      tokens_in_clip=None,
+      text_ids=ids,
+  )
+
+
+def make_decoder(
+    config: autoencoder.AutoencoderConfig, mesh: Mesh
+) -> Callable[[Params, Float[Array, 'B F h w C']], Iterator[np.ndarray]]:
+  """Normalised latents to uint8 frames, chunk by chunk in constant memory."""
+
+  def first(params, z):
+    return _to_uint8(*autoencoder.decode_chunk(config, params, {}, z))
+
+  def later(params, z, stream):
+    return _to_uint8(*autoencoder.decode_chunk(config, params, stream, z))
+
+  first, later = on_each_device(first, mesh), on_each_device(later, mesh)
+
+  def decode(params, z):
+    stream, frames = first(params, z[:, : 1 + DECODE_CHUNK])
+    yield np.asarray(frames)
+    for i in range(1 + DECODE_CHUNK, z.shape[1], DECODE_CHUNK):
+      stream, frames = later(params, z[:, i : i + DECODE_CHUNK], stream)
+      yield np.asarray(frames)
+
+  return decode
+
+
+def _to_uint8(stream: Any, frames: Array) -> tuple[Any, Array]:
+  return stream, jnp.round((frames + 1.0) * 127.5).astype(jnp.uint8)
+
+
+# ------------------------------------------------------------- the requests
+
+
+def sample(
+    networks: Networks,
+    requests: Iterable[Request],
+    settings: Settings,
+    mesh: Mesh | None = None,
+) -> Iterator[Made]:
+  """Makes clips from prompts, in the order asked for.
+
+  Raises:
+    ValueError: a size, a sampler or a prompt that cannot be.
+  """
+  requests = list(requests)
+  check(networks, settings)
+  mesh = mesh or sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
+  config = networks.config
+  size = latent_size(config.autoencoder, settings.size)
+  canvas = canvas_lib.text_to_video(*size, config.model.channels, '')
+  plan = canvas_lib.to_tokens(canvas, config.model.patch)
+  slots = config.sample.text_slots
+  ids = np.array([_ids(request.prompt, slots) for request in requests])
+  with sharding.use(mesh):
+    params = jax.device_put(networks.params, sharding.replicated(mesh))
+    run = make_sampler(config, settings, plan, mesh)
+    decode = make_decoder(config.autoencoder, mesh)
+    shares = mesh.shape['data'] * mesh.shape['fsdp']
+    count = shares * settings.micro_batch
+    for i in range(0, len(requests), count):
+      part = requests[i : i + count]
+      # The last clip is repeated to fill the one shape that is compiled.
+      fill = np.minimum(np.arange(i, i + count), len(requests) - 1)
+      seeds = np.array([requests[j].seed for j in fill], np.uint32)
+      values = run(params, seeds, ids[fill])
+      z = tokens.unpatchify(values, size, config.model.patch)
+      chunks = list(decode(params['autoencoder'], z))
+      frames, z = np.concatenate(chunks, axis=1), np.asarray(z)
+      for j, request in enumerate(part):
+        yield Made(request, z[j], frames[j])
+
+
+def _ids(prompt: str, slots: int) -> Int[np.ndarray, '2 L']:
+  """A prompt and the empty prompt as padded token ids."""
+  out = np.full((2, slots), transforms.PAD, np.int32)
+  for row, text in zip(out, (prompt, ''), strict=True):
+    ids = transforms.byte_ids(text, slots)
+    row[: len(ids)] = ids
+  return out
+
+
+# ------------------------------------------------------------------ the verb
+
+
+def main(
+    config: config_lib.Config | None, flags: types.SimpleNamespace
+) -> None:
+  """`launch.py sample`: prompts to files, and a manifest of what was made."""
+  del config
+  networks = networks_lib.read(flags.model or networks_lib.SHIPPED)
+  settings = override(settings_of(networks.config.sample), flags)
+  requests = read_requests(flags)
+  out = epath.Path(flags.out)
+  if out.suffix and len(requests) > 1:
+    raise ValueError(
+        f'--out={flags.out} is one file, and there are {len(requests)} '
+        'prompts; give a directory'
+    )
+  if out.suffix:
+    paths = [out]
+  else:
+    paths = [out / f'{name_of(i, r)}.{flags.format or "mp4"}'
+             for i, r in enumerate(requests)]
+  run_card = card(networks, settings, flags.model or networks_lib.SHIPPED)
+  write_all(networks, settings, requests, paths, run_card)
+
+
+def override(settings: Settings, flags: types.SimpleNamespace) -> Settings:
+  """Settings with those replaced that were given as flags."""
+  given = {
+      name: getattr(flags, name)
+      for name in Settings._fields
+      if getattr(flags, name, None) is not None
+  }
+  return settings._replace(**given)
+
+
+def read_requests(flags: types.SimpleNamespace) -> list[Request]:
+  """Prompts of --prompt and --prompts; the k-th has the seed --seed + k."""
+  prompts = list(flags.prompt or [])
+  if flags.prompts:
+    lines = epath.Path(flags.prompts).read_text().splitlines()
+    prompts += [line.strip() for line in lines if line.strip()]
+  if not prompts:
+    raise ValueError('no prompt: give --prompt=TEXT or --prompts=FILE')
+  return [Request(p, flags.seed + i) for i, p in enumerate(prompts)]
+
+
+def name_of(index: int, request: Request) -> str:
+  """A file name that sorts by place and says what the clip should show."""
+  words = ''.join(c if c.isalnum() else ' ' for c in request.prompt).split()
+  return '_'.join([f'{index:04d}', *words])[:80]
+
+
+def card(
+    networks: Networks, settings: Settings, model: epath.PathLike
+) -> dict[str, Any]:
+  """What the bits of a clip depend on, besides its prompt and seed."""
+  fields = settings._asdict() | {'size': str(settings.size)}
+  weights = (
+      directory.digest(model) if directory.is_model(model) else str(model)
+  )
+  return fields | {
+      'fps': networks.config.sample.fps,
+      'weights_sha256': weights,
+      'jax': jax.__version__,
+      'device': jax.devices()[0].device_kind,
+  }
+
+
+def write_all(
+    networks: Networks,
+    settings: Settings,
+    requests: list[Request],
+    paths: list[epath.Path],
+    run_card: dict[str, Any],
+) -> list[dict[str, Any]]:
+  """Writes what is not there yet; returns the manifest's lines of all.
+
+  The manifest lies beside the files. A clip is left as it is where the
+  manifest has it with the same prompt, seed and card, and its file exists.
+  """
+  manifest = paths[0].parent / 'manifest.jsonl'
+  paths[0].parent.mkdir(parents=True, exist_ok=True)
+  known = _read_manifest(manifest)
+  wanted = [
+      {'file': p.name, **r._asdict(), **run_card}
+      for p, r in zip(paths, requests, strict=True)
+  ]
+  rows = [known.get(json.dumps(w)) if p.exists() else None
+          for w, p in zip(wanted, paths, strict=True)]  # fmt: skip
+  todo = [i for i, row in enumerate(rows) if row is None]
+  made = sample(networks, [requests[i] for i in todo], settings)
+  for i, clip in zip(todo, made, strict=True):
+    video.write_video(paths[i], clip.video, networks.config.sample.fps)
+    rows[i] = wanted[i] | {
+        'latent_sha256': clip.digest,
+        'video_sha256': hashlib.sha256(paths[i].read_bytes()).hexdigest(),
+    }
+    known[json.dumps(wanted[i])] = rows[i]
+    _write_manifest(manifest, known)
+    print(f'{paths[i]}  latent {clip.digest[:16]}  {clip.request.prompt}')
+  return rows
+
+
+def _read_manifest(path: epath.Path) -> dict[str, dict[str, Any]]:
+  """Lines of a manifest by what was asked for."""
+  if not path.exists():
+    return {}
+  known = {}
+  for line in path.read_text().splitlines():
+    row = json.loads(line)
+    made = {'latent_sha256', 'video_sha256'}
+    asked = {k: v for k, v in row.items() if k not in made}
+    known[json.dumps(asked)] = row
+  return known
+
+
+def _write_manifest(path: epath.Path, known: dict[str, dict[str, Any]]) -> None:
+  partial = path.with_name(path.name + '.part')
+  partial.write_text(''.join(json.dumps(r) + '\n' for r in known.values()))
+  partial.rename(path)
+
+
+def sample_while_training(
+    config: config_lib.Config,
+    params: dict[str, Params],
+    directory_of_step: epath.Path,
+) -> None:
+  """Writes a clip of each of `sample.prompts` and a sheet of them all."""
+  networks = Networks(config, params)
+  settings = settings_of(config.sample)
+  requests = [Request(p, i) for i, p in enumerate(config.sample.prompts)]
+  clips = list(sample(networks, requests, settings))
+  directory_of_step.mkdir(parents=True, exist_ok=True)
+  for i, clip in enumerate(clips):
+    path = directory_of_step / f'{name_of(i, clip.request)}.mp4'
+    video.write_video(path, clip.video, config.sample.fps)
+  if clips:
+    sheet = video.contact_sheet(
+        [c.video for c in clips], labels=[c.request.prompt for c in clips]
+    )
+    video.write_video(directory_of_step / 'sheet.png', sheet[None], 1.0)

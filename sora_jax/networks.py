@@ -1,0 +1,175 @@
+"""The networks of a system with their configs, to and from where they are kept.
+
+They are kept as a model directory (`weights/directory.py`) or as the working
+directory of a run, whose last good checkpoint then speaks, by its average.
+"""
+
+import json
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+from jaxtyping import Array, Key
+
+from sora_jax import checkpoint
+from sora_jax import config as config_lib
+from sora_jax import sharding
+from sora_jax.models import autoencoder, dit, text
+from sora_jax.weights import directory
+
+Params = Any
+
+SHIPPED = epath.Path(__file__).parent / 'weights' / 'balls'
+
+# Name of a network -> field of the config, and how its parameters are made.
+KINDS = {
+    'dit': ('model', dit.init),
+    'text': ('text', text.init),
+    'autoencoder': ('autoencoder', autoencoder.init),
+}
+
+
+class Networks(NamedTuple):
+  """Networks by name ('dit', 'text', 'autoencoder').
+
+  Of the config, only what describes the networks and how to sample is used.
+  """
+
+  config: config_lib.Config
+  params: dict[str, Params]
+
+
+def read(path: epath.PathLike) -> Networks:
+  """Reads a model directory or a run.
+
+  Raises:
+    ValueError: it is neither, or something in it is damaged.
+  """
+  path = epath.Path(path)
+  if directory.is_model(path):
+    return _read_model(path)
+  if (path / 'config.json').exists():
+    return _read_run(path)
+  raise ValueError(
+      f'{path} is neither a model (no {directory.INDEX}) nor a run (no '
+      'config.json)'
+  )
+
+
+def _read_model(path: epath.Path) -> Networks:
+  model = directory.read(path)
+  values = dict(model.sampling)
+  for name, config in model.configs.items():
+    values[KINDS[name][0]] = config
+  return Networks(config_lib.from_dict(config_lib.Config, values), model.params)
+
+
+def _read_run(path: epath.Path) -> Networks:
+  saved = json.loads((path / 'config.json').read_text())
+  config = config_lib.from_dict(config_lib.Config, saved['config'])
+  here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  shapes = {
+      name: jax.tree.map(
+          lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
+          sharding.unbox(abstract(config, name)),
+      )
+      for name in KINDS
+  }
+  if config.stage is config_lib.Stage.AUTOENCODER:
+    parts = {'ema': {'autoencoder': shapes['autoencoder']}}
+  else:
+    frozen = {'autoencoder'} | ({'text'} if config.text_from else set())
+    parts = {
+        'ema': {k: v for k, v in shapes.items() if k not in frozen},
+        'frozen': {k: v for k, v in shapes.items() if k in frozen},
+    }
+  with checkpoint.CheckpointStore(path / 'checkpoints') as store:
+    state = store.restore_part(parts).state
+  return Networks(config, state['ema'] | state.get('frozen', {}))
+
+
+def abstract(config: config_lib.Config, name: str) -> Params:
+  """Shapes of one network's parameters, boxed with their logical axes."""
+  field, init = KINDS[name]
+  part = getattr(config, field)
+  return jax.eval_shape(lambda key: init(part, key), jax.random.key(0))
+
+
+def make_init(config: config_lib.Config, names: tuple[str, ...]) -> Any:
+  """A function from a key to the boxed parameters of some networks."""
+
+  def init(key: Key[Array, '']) -> dict[str, Params]:
+    keys = jax.random.split(key, len(names))
+    made = {}
+    for name, key_network in zip(names, keys, strict=True):
+      field, init_network = KINDS[name]
+      made[name] = init_network(getattr(config, field), key_network)
+    return made
+
+  return init
+
+
+def write(path: epath.PathLike, networks: Networks, dtype: str) -> None:
+  """Writes a model directory with weights of one dtype."""
+  config = networks.config
+  configs = {
+      name: config_lib.to_dict(getattr(config, KINDS[name][0]))
+      for name in networks.params
+  }
+  sampling = {
+      name: config_lib.to_dict(getattr(config, name))
+      for name in ('denoising', 'sample')
+  }
+  model = directory.Model(configs, networks.params, sampling)
+  directory.write(path, model, dtype)
+
+
+def read_frozen(config: config_lib.Config) -> dict[str, Params]:
+  """Networks that a diffusion run only reads; their configs enter `config`.
+
+  Raises:
+    ValueError: there is no autoencoder, or what was read is not what it
+      should be.
+  """
+  if not config.autoencoder_from:
+    raise ValueError(
+        'autoencoder_from is empty; a diffusion run needs the directory of a '
+        'trained autoencoder (experiments/autoencoder.py trains one)'
+    )
+  frozen = {}
+  for name, place in (
+      ('autoencoder', config.autoencoder_from),
+      ('text', config.text_from),
+  ):
+    if place:
+      found = read(place)
+      if name not in found.params:
+        raise ValueError(f'{name}_from={place} has no {name}')
+      frozen[name] = jax.tree.map(jnp.asarray, found.params[name])
+      field = KINDS[name][0]
+      setattr(config, field, getattr(found.config, field))
+  return frozen
+
+
+def read_start(
+    config: config_lib.Config, names: tuple[str, ...]
+) -> dict[str, Params]:
+  """Weights to start a run from, where `init_from` names some.
+
+  Raises:
+    ValueError: they are not of the config's shapes.
+  """
+  if not config.init_from:
+    return {}
+  found = read(config.init_from)
+  start = {k: v for k, v in found.params.items() if k in names}
+  for name, params in start.items():
+    expected = sharding.unbox(abstract(config, name))
+    shapes = lambda tree: jax.tree.map(lambda x: tuple(x.shape), tree)
+    if shapes(expected) != shapes(params):
+      raise ValueError(
+          f'init_from={config.init_from}: its {name} has other shapes than '
+          f'{KINDS[name][0]} of this config'
+      )
+  return start

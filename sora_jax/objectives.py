@@ -1,0 +1,240 @@
+"""What each of the two networks is trained to do.
+
+An objective is `(trainable, batch, key) -> (loss sum, count, metrics)`. The
+loss is a sum over what counts (real tokens, or clips), divided by the global
+count only after all micro-steps and devices are added up: nothing else is the
+same on every mesh. `metrics` are sums over the same things.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from sora_jax import batch, flow, rng
+from sora_jax.models import autoencoder, dit, discriminator, text
+
+Params = Any
+Sums = dict[str, Array]
+Video = Float[Array, 'B T H W 3']
+
+# Noise levels are reported in this many equal bins: a mean over all levels
+# hides whether a change helped at high or at low noise.
+LEVEL_BINS = 4
+
+
+@dataclasses.dataclass(kw_only=True)
+class DenoisingConfig:
+  """What the diffusion transformer predicts, and at which noise levels."""
+
+  prediction: flow.Prediction = flow.Prediction.X0
+  level: flow.LevelLaw = dataclasses.field(default_factory=flow.LevelLaw)
+
+
+@dataclasses.dataclass(kw_only=True)
+class ReconstructionConfig:
+  """Weights of the autoencoder's loss; 0 switches a part off."""
+
+  multiscale: float = 1.0  # of the L1 error at half and quarter size
+  kl: float = 1e-4  # of the mean KL divergence of a latent value
+  adversarial: float = 0.0  # of the patch discriminator's verdict
+  adversarial_start: int = 0  # step from which it counts
+
+
+def denoise(
+    config: dit.DiTConfig,
+    params: Params,
+    x: Float[Array, 'B N P'],
+    level: Float[Array, 'B G'],
+    pack: batch.Pack,
+    features: Float[Array, 'B L E'],
+) -> Float[Array, 'B N P']:
+  """The network's prediction for the tokens `x` of a pack."""
+  return dit.SpacetimeDiT(config).apply(
+      {'params': params},
+      x,
+      level,
+      pack.position,
+      pack.segment,
+      pack.group,
+      features,
+      pack.text_segment,
+      pack.text_of,
+  )
+
+
+def text_features(
+    config: text.TextConfig, params: Params, pack: batch.Pack
+) -> Float[Array, 'B L E']:
+  """Cached features where the pack has them, else the encoder's own."""
+  if pack.text is not None:
+    return pack.text
+  return text.T5Encoder(config).apply(
+      {'params': params}, pack.text_ids, pack.text_segment
+  )
+
+
+def denoising(
+    trainable: Params,
+    pack: batch.Pack,
+    key: Key[Array, ''],
+    *,
+    model: dit.DiTConfig,
+    encoder: text.TextConfig,
+    config: DenoisingConfig,
+) -> tuple[Array, Array, Sums]:
+  """Squared error of the velocity that the network's prediction means.
+
+  The network sees `(1 - t) x0 + t noise` and, by default, gives the clean
+  patches: "given input noisy patches (and conditioning information like text
+  prompts), it is trained to predict the original 'clean' patches" (Brooks et
+  al. 2024, Video generation models as world simulators).
+
+  Args:
+    trainable: {'dit', 'text'}; no 'text' where features are cached.
+    pack: Clean tokens and what surrounds them.
+    key: The run's root key; draws are named by clip, not by step.
+  """
+  noise = rng.pack_noise(
+      key, pack.draw, pack.segment, pack.index, pack.tokens.shape[-1]
+  )
+  level = rng.pack_levels(
+      key,
+      pack.draw,
+      pack.group_clip,
+      pack.group_index,
+      pack.tokens_in_clip,
+      config.level,
+  )
+  t = jnp.take_along_axis(level, pack.group, axis=1)
+  x_t = flow.interpolate(pack.tokens, noise, t)
+  features = text_features(encoder, trainable.get('text'), pack)
+  prediction = denoise(model, trainable['dit'], x_t, level, pack, features)
+  error = flow.velocity_error(
+      prediction, pack.tokens, noise, t, config.prediction
+  )
+  counted = ((pack.segment > 0) & (t > 0)).astype(jnp.float32)
+  metrics = {'clips': jnp.sum(pack.draw >= 0)}
+  for i in range(LEVEL_BINS):
+    low, high = i / LEVEL_BINS, (i + 1) / LEVEL_BINS
+    inside = counted * ((t > low) & (t <= high))
+    metrics[f'loss_level_{low:.2f}'] = jnp.sum(error * inside)
+    metrics[f'count_level_{low:.2f}'] = jnp.sum(inside)
+  return jnp.sum(error * counted), jnp.sum(counted), metrics
+
+
+def to_pixels(video: Array) -> Video:
+  """uint8 to [-1, 1]."""
+  return video.astype(jnp.float32) / 127.5 - 1.0
+
+
+def reconstruction(
+    trainable: Params,
+    frames: batch.Frames,
+    key: Key[Array, ''],
+    *,
+    model: autoencoder.AutoencoderConfig,
+    config: ReconstructionConfig,
+    judge: Params | None = None,
+    step: Array | int = 0,
+) -> tuple[Array, Array, Sums]:
+  """L1 error at three scales, KL divergence, and a judge's opinion if asked.
+
+  Latents are sampled as in a variational autoencoder (Kingma and Welling
+  2013, arXiv:1312.6114), which makes the decoder bear small errors in them.
+
+  Args:
+    trainable: {'autoencoder'}.
+    frames: Crops of one size.
+    key: The run's root key.
+    judge: Parameters of the discriminator; None where it is off.
+    step: Of the run, for `adversarial_start`.
+  """
+  video = to_pixels(frames.video)
+  net = autoencoder.Autoencoder(model)
+  params = {'params': trainable['autoencoder']}
+  mean, log_variance = net.apply(params, video, method='encode')
+  noise = jax.vmap(
+      lambda d: jax.random.normal(rng.key(key, 'latent', d), mean.shape[1:])
+  )(frames.draw)
+  z = mean + jnp.exp(0.5 * log_variance) * noise
+  decoded = net.apply(params, z, method='decode')
+
+  error = jnp.mean(jnp.abs(decoded - video), axis=(1, 2, 3, 4))
+  coarse = _coarse_error(decoded - video)
+  kl = 0.5 * (mean**2 + jnp.exp(log_variance) - 1.0 - log_variance)
+  kl = jnp.mean(kl, axis=(1, 2, 3, 4))
+  loss = error + config.multiscale * coarse + config.kl * kl
+  if judge is not None:
+    verdict = discriminator.judge(judge, decoded)
+    on = jnp.asarray(step >= config.adversarial_start, jnp.float32)
+    loss = loss - on * config.adversarial * verdict
+  counted = (frames.draw >= 0).astype(jnp.float32)
+  squared = jnp.mean((decoded - video) ** 2, axis=(1, 2, 3, 4))
+  metrics = {
+      'clips': jnp.sum(counted),
+      'l1': jnp.sum(error * counted),
+      'mse': jnp.sum(squared * counted),
+      'kl': jnp.sum(kl * counted),
+  }
+  return jnp.sum(loss * counted), jnp.sum(counted), metrics
+
+
+def _coarse_error(difference: Video) -> Float[Array, ' B']:
+  """Mean absolute error of the picture at half and at quarter size.
+
+  At a coarse scale a small constant tint costs as much as at full size, while
+  noise averages out: it pulls colours and brightness right early.
+  """
+  total = 0.0
+  for _ in range(2):
+    difference = 0.25 * sum(
+        difference[:, :, i::2, j::2] for i in (0, 1) for j in (0, 1)
+    )
+    total += jnp.mean(jnp.abs(difference), axis=(1, 2, 3, 4))
+  return total
+
+
+def discrimination(
+    judge: Params,
+    trainable: Params,
+    frames: batch.Frames,
+    *,
+    model: autoencoder.AutoencoderConfig,
+) -> tuple[Array, Array, Sums]:
+  """Hinge loss of the discriminator on real crops and their reconstructions.
+
+  Source: Lim and Ye 2017 (arXiv:1705.02894), as in VQGAN (arXiv:2012.09841).
+  """
+  video = to_pixels(frames.video)
+  params = {'params': trainable['autoencoder']}
+  decoded = autoencoder.Autoencoder(model).apply(params, video)
+  real = discriminator.patches(judge, video)
+  fake = discriminator.patches(judge, jax.lax.stop_gradient(decoded))
+  loss = jax.nn.relu(1.0 - real) + jax.nn.relu(1.0 + fake)
+  loss = jnp.mean(loss, axis=(1, 2, 3, 4))
+  counted = (frames.draw >= 0).astype(jnp.float32)
+  return jnp.sum(loss * counted), jnp.sum(counted), {}
+
+
+def means(sums: dict[str, float]) -> dict[str, float]:
+  """Metrics of a step from its sums: what is divided by which count.
+
+  `count_level_*` belongs to the `loss_level_*` of the same name; a level that
+  the step did not draw is left out. The other sums of an objective are over
+  the same things as its loss.
+  """
+  whole = {'count', 'clips', 'grad_norm', 'skipped', 'skipped_in_row', 'judge'}
+  out = {}
+  for name, value in sums.items():
+    if name.startswith('count_level'):
+      continue
+    if name.startswith('loss_level'):
+      count = sums[name.replace('loss', 'count')]
+      if count:
+        out[name] = value / count
+    else:
+      out[name] = value if name in whole else value / max(sums['count'], 1)
+  return out

@@ -1,0 +1,203 @@
+"""A corpus to prepared latents: `launch.py prepare`, and `train` by itself.
+
+The DiT trains on what the frozen autoencoder makes of each clip, computed
+once. Latents carry the digest of the autoencoder that made them, and are
+refused by a run with another one.
+"""
+
+import hashlib
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from etils import epath
+from jaxtyping import Array, Float
+
+from sora_jax import (
+    batch,
+    config as config_lib,
+    networks as networks_lib,
+    objectives,
+)
+from sora_jax.data import latents, pipeline, sources, transforms
+from sora_jax.models import autoencoder, text
+
+Params = Any
+
+# Clips of one size that are encoded together.
+ENCODE_BATCH = 4
+
+
+def main(config: config_lib.Config, flags: types.SimpleNamespace) -> None:
+  """`launch.py prepare`: writes `latents` in the working directory."""
+  if flags.data:
+    config.data.corpus = pipeline.Corpus.FOLDER
+    config.data.path = flags.data
+  frozen = networks_lib.read_frozen(config)
+  out = epath.Path(config.data.latents or epath.Path(flags.workdir) / 'latents')
+  if out.exists():
+    raise ValueError(f'{out} exists already; remove it to prepare it again')
+  prepare(config, frozen, out)
+  print(f'{out}: {len(latents.LatentSource(out))} clips')
+
+
+def prepare(
+    config: config_lib.Config, frozen: dict[str, Params], out: epath.Path
+) -> None:
+  """Encodes every clip of the corpus, and captions if their encoder is frozen.
+
+  Raises:
+    ValueError: the corpus cannot be read, or none of its clips can.
+  """
+  source = pipeline.make_source(config.data)
+  encode = jax.jit(
+      lambda params, video: autoencoder.encode(
+          config.autoencoder, params, objectives.to_pixels(video)
+      )
+  )
+  features = _feature_fn(config, frozen.get('text'))
+  count = 0
+  with latents.Writer(out) as writer:
+    for clips in _batches(_clips(source, config)):
+      # The last clip is repeated to fill the one shape that is compiled.
+      fill = [clips[min(i, len(clips) - 1)] for i in range(ENCODE_BATCH)]
+      video = np.stack([clip.video for clip in fill])
+      z = np.asarray(encode(frozen['autoencoder'], video))
+      for clip, latent in zip(clips, z, strict=False):
+        captions = clip.caption.splitlines() or ['']
+        row = latents.Row(clip.id, latent.shape[:3], captions)
+        texts = tuple(features(c) for c in captions) if features else ()
+        writer.write(row, latents.Record(latent, texts))
+        count += 1
+        if count % 1024 == 0:
+          logging.info('prepared %d of about %d clips', count, len(source))
+    if not count:
+      raise ValueError(f'no clip of {source} could be prepared')
+    info = {
+        'channels': config.autoencoder.channels,
+        'autoencoder': digest(frozen['autoencoder']),
+    }
+    if features:
+      empty = features('')
+      info['empty_features'] = empty.tolist()
+      info['text_width'] = empty.shape[-1]
+    writer.finish(info)
+
+
+def _clips(source: Any, config: config_lib.Config) -> Iterator[batch.Clip]:
+  """Windows of clips, at sizes that the autoencoder and the DiT can take."""
+  side = config.autoencoder.space * config.model.patch[1]
+  target = batch.parse_size(config.data.sizes[0])
+  for index in range(len(source)):
+    try:
+      captions = '\n'.join(source.captions(index))
+      for start, count in windows(source.info(index).frames, target.frames):
+        frames = source.window(index, start, count)
+        width, height = native_size(frames.shape, target, side)
+        frames = transforms.cover(frames, width, height)
+        yield batch.Clip(frames, captions, 0.0, f'{index}+{start}')
+    except (sources.BrokenVideo, OSError) as error:
+      logging.warning('clip %d is left out: %s', index, error)
+
+
+def windows(frames: int, most: int) -> list[tuple[int, int]]:
+  """(start, count) of neighbouring windows of 1 + 4k frames, `most` at most."""
+  count = min(frames, most)
+  count -= (count - 1) % 4
+  return [(i, count) for i in range(0, frames - count + 1, count)]
+
+
+def native_size(
+    shape: tuple[int, ...], target: batch.Size, side: int
+) -> tuple[int, int]:
+  """Width and height at a clip's own aspect with about the target's pixels."""
+  _, H, W, _ = shape
+  scale = (target.width * target.height / (W * H)) ** 0.5
+  fit = lambda pixels: max(side, round(pixels * scale / side) * side)
+  return fit(W), fit(H)
+
+
+def _batches(clips: Iterator[batch.Clip]) -> Iterator[list[batch.Clip]]:
+  """Runs of up to ENCODE_BATCH neighbours of one size."""
+  group: list[batch.Clip] = []
+  for clip in clips:
+    full = len(group) == ENCODE_BATCH
+    if group and (full or clip.video.shape != group[0].video.shape):
+      yield group
+      group = []
+    group.append(clip)
+  if group:
+    yield group
+
+
+def _feature_fn(config: config_lib.Config, params: Params | None) -> Any:
+  """Caption to float32 [L, E] by the frozen encoder; None where it trains."""
+  if params is None:
+    return None
+  slots = config.data.limits.text
+
+  @jax.jit
+  def encode(params, ids):
+    segment = (ids != transforms.PAD).astype(jnp.int32)
+    return text.T5Encoder(config.text).apply({'params': params}, ids, segment)
+
+  def features(caption: str) -> Float[np.ndarray, 'L E']:
+    ids = transforms.byte_ids(caption, slots)
+    padded = np.full((1, slots), transforms.PAD, np.int32)
+    padded[0, : len(ids)] = ids
+    return np.asarray(encode(params, padded)[0, : len(ids)], np.float32)
+
+  return features
+
+
+def digest(params: Params) -> str:
+  """SHA-256 over parameters, in the order of their names."""
+  total = hashlib.sha256()
+  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    total.update(jax.tree_util.keystr(path).encode())
+    total.update(np.asarray(leaf, np.float32).tobytes())
+  return total.hexdigest()
+
+
+def check_origin(
+    source: latents.LatentSource, frozen: dict[str, Params]
+) -> None:
+  """Raises ValueError where another autoencoder made the latents."""
+  ours = digest(frozen['autoencoder'])
+  if source.info['autoencoder'] != ours:
+    raise ValueError(
+        f'{source.directory} was prepared with another autoencoder '
+        f'({source.info["autoencoder"][:12]}, this is {ours[:12]}); remove it '
+        'to prepare it again'
+    )
+
+
+def latent_statistics(
+    config: autoencoder.AutoencoderConfig,
+    params: Params,
+    batches: Iterator[batch.Frames],
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+  """Mean and standard deviation of each latent channel over some batches."""
+  net = autoencoder.Autoencoder(config)
+
+  @jax.jit
+  def sums(params, frames) -> tuple[Array, Array, Array]:
+    pixels = objectives.to_pixels(frames.video)
+    z, _ = net.apply({'params': params}, pixels, method='encode')
+    seen = (frames.draw >= 0).astype(jnp.float32)[:, None, None, None, None]
+    size = z.shape[1] * z.shape[2] * z.shape[3]
+    axes = (0, 1, 2, 3)
+    return jnp.sum(seen) * size, (z * seen).sum(axes), (z**2 * seen).sum(axes)
+
+  count, first, second = 0.0, 0.0, 0.0
+  for frames in batches:
+    parts = [np.asarray(x, np.float64) for x in sums(params, frames)]
+    count, first = count + parts[0], first + parts[1]
+    second = second + parts[2]
+  mean = first / count
+  std = np.sqrt(np.maximum(second / count - mean**2, 1e-12))
+  return tuple(mean.tolist()), tuple(std.tolist())

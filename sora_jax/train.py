@@ -1,0 +1,395 @@
+"""The trainer: `launch.py train` for the autoencoder and for the DiT.
+
+The two differ in a `Problem`: how parameters start, what the loss is and
+which batches there are. The rest is one jitted step and one loop. A run goes
+on by itself from its last good checkpoint, and then repeats bit for bit what
+the uninterrupted run would have done: a step is a function of the state, and
+a batch of the step's number.
+"""
+
+import types
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import logging
+from etils import epath
+from jaxtyping import Array, Key
+
+from sora_jax import (
+    checkpoint,
+    config as config_lib,
+    generate,
+    networks as networks_lib,
+    objectives,
+    optimizer,
+    prepare,
+    sharding,
+    state as state_lib,
+    writers,
+)
+from sora_jax.data import latents, pipeline
+from sora_jax.models import autoencoder, dit
+
+State = state_lib.State
+Params = Any
+
+# Batches over which the statistics of latents are measured.
+STATISTICS_BATCHES = 64
+
+Loss = Callable[[State, Params, Any], tuple[Array, Array, dict[str, Array]]]
+
+
+class Problem(NamedTuple):
+  """What one of the two stages trains."""
+
+  init: Callable[[Key[Array, '']], Params]  # boxed trainable parameters
+  start: Params  # weights that replace what `init` draws, by network
+  frozen: Params
+  loss: Loss  # (state, trainable, batch) -> loss sum, count, sums
+  judge_loss: Loss | None  # the same of the discriminator's parameters
+  make_batch: Callable[[int], Any]  # step -> this host's rows of its batch
+
+
+def main(config: config_lib.Config, flags: types.SimpleNamespace) -> None:
+  """Trains to the last step of the config, and exports the model."""
+  train(config, epath.Path(flags.workdir))
+
+
+def train(config: config_lib.Config, workdir: epath.Path) -> State:
+  """Runs, or goes on with, the run in `workdir`.
+
+  Raises:
+    ValueError: a config that cannot be, a missing corpus or model, or no good
+      checkpoint where there was one.
+    FloatingPointError: too many steps in a row were not finite.
+  """
+  mesh = sharding.make_mesh(config.mesh)
+  with sharding.use(mesh):
+    rows = sharding.process_rows(config.data.limits.rows, mesh)
+    make_problem = {
+        config_lib.Stage.AUTOENCODER: autoencoder_problem,
+        config_lib.Stage.DIFFUSION: diffusion_problem,
+    }[config.stage]
+    problem = make_problem(config, workdir, rows)
+    writers.write_config(workdir, config_lib.to_dict(config))
+    store = checkpoint.CheckpointStore(
+        workdir / 'checkpoints', keep=config.run.keep
+    )
+    with store:
+      state, step_fn = _start(config, problem, store, mesh)
+      state = _loop(config, problem, store, mesh, state, step_fn, workdir)
+    export(config, problem, state, workdir / 'model')
+  return state
+
+
+def export(
+    config: config_lib.Config,
+    problem: Problem,
+    state: State,
+    path: epath.Path,
+) -> None:
+  """Writes the averaged weights as a model directory.
+
+  An autoencoder's latent statistics are measured now, on its own batches.
+  """
+  params = jax.device_get(state['ema'] | state['frozen'])
+  if config.stage is config_lib.Stage.AUTOENCODER:
+    batches = (problem.make_batch(i) for i in range(STATISTICS_BATCHES))
+    mean, std = prepare.latent_statistics(
+        config.autoencoder, params['autoencoder'], batches
+    )
+    config.autoencoder.latent_mean = mean
+    config.autoencoder.latent_std = std
+  if jax.process_index() == 0:
+    networks_lib.write(
+        path, networks_lib.Networks(config, params), config.run.export_dtype
+    )
+
+
+# --------------------------------------------------------------- the stages
+
+
+def autoencoder_problem(
+    config: config_lib.Config, workdir: epath.Path, rows: np.ndarray
+) -> Problem:
+  """Stage 1: pixels to latents and back, from crops of the corpus."""
+  del workdir
+  model, weights = config.autoencoder, config.reconstruction
+  autoencoder.check(model)
+  batches = pipeline.FrameBatches(
+      pipeline.make_source(config.data), config.data, config.seed, rows
+  )
+  for crop in batches.crops:
+    autoencoder.check_size(model, crop.frames, crop.height, crop.width)
+  root = jax.random.key(config.seed)
+  adversarial = weights.adversarial > 0
+
+  def loss(state, trainable, frames):
+    return objectives.reconstruction(
+        trainable,
+        frames,
+        root,
+        model=model,
+        config=weights,
+        judge=state['judge']['params'] if adversarial else None,
+        step=state['step'],
+    )
+
+  def judge_loss(state, judge, frames):
+    return objectives.discrimination(
+        judge, state['trainable'], frames, model=model
+    )
+
+  names = ('autoencoder',)
+  return Problem(
+      init=networks_lib.make_init(config, names),
+      start=networks_lib.read_start(config, names),
+      frozen={},
+      loss=loss,
+      judge_loss=judge_loss if adversarial else None,
+      make_batch=batches,
+  )
+
+
+def diffusion_problem(
+    config: config_lib.Config, workdir: epath.Path, rows: np.ndarray
+) -> Problem:
+  """Stage 2: latents of the frozen autoencoder, from their captions.
+
+  Prepares the latents first where there are none yet.
+  """
+  frozen = networks_lib.read_frozen(config)
+  prepared = epath.Path(config.data.latents or workdir / 'latents')
+  if not prepared.exists():
+    prepare.prepare(config, frozen, prepared)
+  source = latents.LatentSource(prepared)
+  prepare.check_origin(source, frozen)
+  dit.check(config.model)
+  batches = pipeline.PackBatches(
+      source, config.data, config.model.patch, config.seed, rows
+  )
+  root = jax.random.key(config.seed)
+
+  def loss(state, trainable, pack):
+    del state
+    return objectives.denoising(
+        trainable,
+        pack,
+        root,
+        model=config.model,
+        encoder=config.text,
+        config=config.denoising,
+    )
+
+  names = ('dit',) if 'text' in frozen else ('dit', 'text')
+  return Problem(
+      init=networks_lib.make_init(config, names),
+      start=networks_lib.read_start(config, names),
+      frozen=frozen,
+      loss=loss,
+      judge_loss=None,
+      make_batch=batches,
+  )
+
+
+# ----------------------------------------------------------------- the step
+
+
+def make_step(
+    config: config_lib.Config,
+    problem: Problem,
+    transform: optax.GradientTransformation,
+    judge: optax.GradientTransformation,
+) -> Callable[[State, Any], tuple[State, dict[str, Array]]]:
+  """One update from one batch, as a pure function; metrics are sums."""
+
+  def step(state, batch):
+    grads, sums = _gradients(
+        lambda params, part: problem.loss(state, params, part),
+        state['trainable'],
+        batch,
+        config.run.accumulate,
+    )
+    loss = sums['loss'] / jnp.maximum(sums['count'], 1)
+    following, norm = optimizer.guarded_update(
+        transform, state, grads, loss, config.optim.ema_decay
+    )
+    sums |= dict(grad_norm=norm, **following['counters'])
+    if problem.judge_loss is not None:
+      following['judge'], sums['judge'] = _judge_step(state, batch)
+    return following, sums
+
+  def _judge_step(state, batch):
+    params, opt = state['judge']['params'], state['judge']['opt']
+    grads, sums = _gradients(
+        lambda params, part: problem.judge_loss(state, params, part),
+        params,
+        batch,
+        config.run.accumulate,
+    )
+    updates, opt = judge.update(grads, opt, params)
+    params = optax.apply_updates(params, updates)
+    loss = sums['loss'] / jnp.maximum(sums['count'], 1)
+    return dict(params=params, opt=opt), loss
+
+  return step
+
+
+def _gradients(
+    loss_fn: Callable, params: Params, batch: Any, micro_steps: int
+) -> tuple[Params, dict[str, Array]]:
+  """Gradient of the mean loss over a batch that is cut into micro-batches.
+
+  Sums and counts are added over the micro-batches before the one division,
+  so the cut changes nothing but rounding.
+  """
+
+  def one(part):
+    def loss_sum(params):
+      total, count, metrics = loss_fn(params, part)
+      return total, metrics | dict(loss=total, count=count)
+
+    return jax.grad(loss_sum, has_aux=True)(params)
+
+  def cut(x):
+    # Strided, so that each micro-batch has rows of every device.
+    return jnp.moveaxis(x.reshape(-1, micro_steps, *x.shape[1:]), 1, 0)
+
+  if micro_steps == 1:
+    total = one(batch)
+  else:
+    parts = jax.tree.map(cut, batch)
+    zeros = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype),
+        jax.eval_shape(one, jax.tree.map(lambda x: x[0], parts)),
+    )
+    total, _ = jax.lax.scan(
+        lambda sums, part: (jax.tree.map(jnp.add, sums, one(part)), None),
+        zeros,
+        parts,
+    )
+  grads, sums = total
+  count = jnp.maximum(sums['count'], 1)
+  return jax.tree.map(lambda g: g / count, grads), sums
+
+
+# ----------------------------------------------------------------- the loop
+
+
+def _start(
+    config: config_lib.Config,
+    problem: Problem,
+    store: checkpoint.CheckpointStore,
+    mesh: jax.sharding.Mesh,
+) -> tuple[State, Callable]:
+  """The state to go on from, where it shall lie, and the compiled step."""
+  if config.data.limits.rows % config.run.accumulate:
+    raise ValueError(
+        f'{config.data.limits.rows=} must be a multiple of '
+        f'{config.run.accumulate=}'
+    )
+  transform = optimizer.make_optimizer(config.optim, config.run.steps)
+  has_judge = problem.judge_loss is not None
+
+  def create(key, frozen):
+    return state_lib.initialise(
+        problem.init,
+        transform,
+        key,
+        frozen=frozen,
+        judge=transform_judge if has_judge else None,
+    )
+
+  transform_judge = optimizer.make_optimizer(config.optim, config.run.steps)
+  key = jax.random.key(config.seed)
+  shape = jax.eval_shape(create, key, problem.frozen)
+  where = state_lib.shardings(problem.init, shape, mesh)
+  restored = store.restore(state_lib.abstract(shape, where))
+  if restored is None:
+    state = jax.jit(create, out_shardings=where)(key, problem.frozen)
+    for name in ('trainable', 'ema'):
+      # Copies, because the step donates both.
+      placed = jax.device_put(
+          state[name] | problem.start, where[name], may_alias=False
+      )
+      state[name] = placed
+  else:
+    logging.info('going on from step %d', restored.step)
+    state = restored.state
+  step_fn = jax.jit(
+      make_step(config, problem, transform, transform_judge),
+      donate_argnums=0,
+      in_shardings=(where, sharding.batch_sharding(mesh)),
+      out_shardings=(where, sharding.replicated(mesh)),
+  )
+  return state, step_fn
+
+
+def _loop(
+    config: config_lib.Config,
+    problem: Problem,
+    store: checkpoint.CheckpointStore,
+    mesh: jax.sharding.Mesh,
+    state: State,
+    step_fn: Callable,
+    workdir: epath.Path,
+) -> State:
+  """Steps to the end. Metrics are read one step late, so nothing waits."""
+  first = int(state['step'])
+  run = config.run
+  batches = pipeline.iterate(problem.make_batch, first, config.data)
+  writer = writers.MetricWriter(
+      workdir, run.steps, every=run.log_every, start_step=first
+  )
+  throughput = writers.Throughput()
+  # An autoencoder has no prompts to sample.
+  samples = run.sample_every and config.stage is config_lib.Stage.DIFFUSION
+  pending = None
+  with writer, jax.transfer_guard('disallow'):
+    for step in range(first + 1, run.steps + 1):
+      with throughput.waiting():
+        batch = next(batches)
+      state, sums = step_fn(state, sharding.shard_batch(batch, mesh))
+      if pending is not None:
+        _report(config, writer, throughput, *pending)
+      if step == first + 2:
+        throughput.report()  # without the compilation
+      pending = step, sums
+      if step % run.save_every == 0 or step == run.steps:
+        _report(config, writer, throughput, *pending)
+        pending = None
+        store.save(step, state, {'step': step})
+      if samples and step % run.sample_every == 0:
+        with jax.transfer_guard('allow'):
+          generate.sample_while_training(
+              config,
+              state['ema'] | state['frozen'],
+              workdir / 'samples' / str(step),
+          )
+  store.wait()
+  return state
+
+
+def _report(
+    config: config_lib.Config,
+    writer: writers.MetricWriter,
+    throughput: writers.Throughput,
+    step: int,
+    sums: dict[str, Array],
+) -> None:
+  """Means of a step's sums, and the end of a run that cannot go on."""
+  sums = {k: float(v) for k, v in jax.device_get(sums).items()}
+  in_row = int(sums['skipped_in_row'])
+  if in_row >= config.optim.max_bad_steps:
+    raise FloatingPointError(
+        f'step {step}: {in_row} steps in a row had a loss or a gradient that '
+        f'is not finite (optim.max_bad_steps={config.optim.max_bad_steps}); '
+        'lower optim.learning_rate, or look at the data of these steps'
+    )
+  throughput.add(int(sums['clips']), int(sums['count']))
+  if writer.due(step):
+    writer.write(step, objectives.means(sums), throughput.report())

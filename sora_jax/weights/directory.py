@@ -1,0 +1,114 @@
+"""A model as a directory: one folder a network, in safetensors.
+
+  model_index.json              which networks there are, and how to sample
+  transformer/                  config.json, diffusion_pytorch_model.safetensors
+  text_encoder/                 config.json, model.safetensors
+  vae/                          config.json, diffusion_pytorch_model.safetensors
+
+The folders and file names are those of diffusers; the tensors have the names
+of our own trees, with dots.
+"""
+
+import hashlib
+import json
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from etils import epath
+from flax import traverse_util
+
+Params = Any
+
+INDEX = 'model_index.json'
+# Name of a network in our trees -> its folder and file.
+PLACES = {
+    'dit': ('transformer', 'diffusion_pytorch_model.safetensors'),
+    'text': ('text_encoder', 'model.safetensors'),
+    'autoencoder': ('vae', 'diffusion_pytorch_model.safetensors'),
+}
+
+
+class Model(NamedTuple):
+  """Networks by name ('dit', 'text', 'autoencoder'), and how to sample."""
+
+  configs: dict[str, dict[str, Any]]
+  params: dict[str, Params]
+  sampling: dict[str, Any]
+
+
+def write(
+    directory: epath.PathLike, model: Model, dtype: str = 'float32'
+) -> None:
+  """Writes a model; a directory that exists is replaced when all is written.
+
+  Args:
+    directory: Where to.
+    model: What to write; parameters are numpy or JAX arrays.
+    dtype: Of the stored numbers; 'bfloat16' halves the files.
+  """
+  directory = epath.Path(directory)
+  partial = directory.with_name(directory.name + '.part')
+  if partial.exists():
+    partial.rmtree()
+  for name, params in model.params.items():
+    folder, file = PLACES[name]
+    (partial / folder).mkdir(parents=True)
+    text = json.dumps(model.configs[name], indent=1) + '\n'
+    (partial / folder / 'config.json').write_text(text)
+    flat = traverse_util.flatten_dict(params, sep='.')
+    arrays = {k: np.asarray(jnp.asarray(v, dtype)) for k, v in flat.items()}
+    (partial / folder / file).write_bytes(safetensors.numpy.save(arrays))
+  index = {'networks': sorted(model.params), 'sampling': model.sampling}
+  (partial / INDEX).write_text(json.dumps(index, indent=1) + '\n')
+  if directory.exists():
+    directory.rmtree()
+  partial.rename(directory)
+
+
+def is_model(directory: epath.PathLike) -> bool:
+  """Whether a directory has the index of a model."""
+  return (epath.Path(directory) / INDEX).exists()
+
+
+def read(directory: epath.PathLike) -> Model:
+  """Reads a model; parameters are float32 numpy arrays.
+
+  Raises:
+    ValueError: the directory is not a model, or a file of it is damaged.
+  """
+  directory = epath.Path(directory)
+  if not is_model(directory):
+    raise ValueError(f'{directory} has no {INDEX}: it is not a model')
+  index = _read_json(directory / INDEX)
+  configs, params = {}, {}
+  for name in index['networks']:
+    folder, file = PLACES[name]
+    configs[name] = _read_json(directory / folder / 'config.json')
+    params[name] = _read_tensors(directory / folder / file)
+  return Model(configs, params, index['sampling'])
+
+
+def digest(directory: epath.PathLike) -> str:
+  """SHA-256 over the weight files, in the order of their names."""
+  total = hashlib.sha256()
+  for path in sorted(epath.Path(directory).glob('*/*.safetensors')):
+    total.update(path.read_bytes())
+  return total.hexdigest()
+
+
+def _read_json(path: epath.Path) -> dict[str, Any]:
+  try:
+    return json.loads(path.read_text())
+  except (OSError, ValueError) as error:
+    raise ValueError(f'{path}: {error}') from error
+
+
+def _read_tensors(path: epath.Path) -> Params:
+  try:
+    arrays = safetensors.numpy.load(path.read_bytes())
+  except (OSError, safetensors.SafetensorError) as error:
+    raise ValueError(f'{path}: {error}') from error
+  flat = {k: v.astype(np.float32) for k, v in arrays.items()}
+  return traverse_util.unflatten_dict(flat, sep='.')
