@@ -11,14 +11,14 @@ from jaxtyping import Array, Float, Int
 
 
 def attend(
-    q: Float[Array, 'B N A K'],
-    k: Float[Array, 'B L A K'],
-    v: Float[Array, 'B L A K'],
-    segment_q: Int[Array, 'B N'] | None = None,
-    segment_k: Int[Array, 'B L'] | None = None,
-    *,
-    scale: float | None = None,
-    bias: Float[Array, '#B #A #N L'] | None = None,
+  q: Float[Array, 'B N A K'],
+  k: Float[Array, 'B L A K'],
+  v: Float[Array, 'B L A K'],
+  segment_q: Int[Array, 'B N'] | None = None,
+  segment_k: Int[Array, 'B L'] | None = None,
+  *,
+  scale: float | None = None,
+  bias: Float[Array, '#B #A #N L'] | None = None,
 ) -> Float[Array, 'B N A K']:
   """Softmax attention of N queries to the L keys of their own segment.
 
@@ -38,7 +38,7 @@ def attend(
   # Heads go first: XLA for CPU multiplies contiguous matrices faster.
   q, k, v = (einops.rearrange(y, 'B N A K -> B A N K') for y in (q, k, v))
   scores_BANL = scale * jnp.einsum(
-      'BANK,BALK->BANL', q, k, preferred_element_type=jnp.float32
+    'BANK,BALK->BANL', q, k, preferred_element_type=jnp.float32
   )
   if bias is not None:
     scores_BANL += bias
@@ -53,16 +53,16 @@ def attend(
   # Dividing after the product handles N x K numbers instead of N x L. The
   # `where` gives a query without keys 0 / 1 and a gradient of zero, not NaN.
   y = jnp.einsum(
-      'BANL,BALK->BANK',
-      weights_BANL.astype(v.dtype),
-      v,
-      preferred_element_type=jnp.float32,
+    'BANL,BALK->BANK',
+    weights_BANL.astype(v.dtype),
+    v,
+    preferred_element_type=jnp.float32,
   ) / jnp.where(total > 0, total, 1.0)
   return einops.rearrange(y.astype(v.dtype), 'B A N K -> B N A K')
 
 
 def visibility(
-    segment_q: Int[Array, 'B N'], segment_k: Int[Array, 'B L']
+  segment_q: Int[Array, 'B N'], segment_k: Int[Array, 'B L']
 ) -> Array:
   """Boolean [B, N, L]: whether query and key lie in one non-empty segment."""
   same = segment_q[:, :, None] == segment_k[:, None, :]

@@ -21,14 +21,12 @@ import math
 from typing import Any, NamedTuple
 
 import einops
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
-from sora_jax.models import attention
-from sora_jax.models import layers
-from sora_jax.models import rope
+from sora_jax.models import attention, layers, rope
 
 LEVEL_SCALE = 1000.0  # levels in [0, 1] are embedded as times in [0, 1000]
 
@@ -56,27 +54,23 @@ class DiTConfig:
 
 # DiT's sizes (arXiv:2212.09748, table 1) and the published Wan models.
 SIZES = {
-    'S': dict(width=384, depth=12, heads=6, mlp=1536),
-    'B': dict(width=768, depth=12, heads=12, mlp=3072),
-    'L': dict(width=1024, depth=24, heads=16, mlp=4096),
-    'XL': dict(width=1152, depth=28, heads=16, mlp=4608),
-    'wan-1.3b': dict(
-        width=1536, depth=30, heads=12, mlp=8960, text_width=4096
-    ),
-    'wan-5b': dict(
-        width=3072, depth=30, heads=24, mlp=14336, text_width=4096, channels=48
-    ),
-    'wan-14b': dict(
-        width=5120, depth=40, heads=40, mlp=13824, text_width=4096
-    ),
-    'wan-14b-i2v': dict(
-        width=5120,
-        depth=40,
-        heads=40,
-        mlp=13824,
-        text_width=4096,
-        condition_channels=20,  # mask of 4 and the image's latent of 16
-    ),
+  'S': dict(width=384, depth=12, heads=6, mlp=1536),
+  'B': dict(width=768, depth=12, heads=12, mlp=3072),
+  'L': dict(width=1024, depth=24, heads=16, mlp=4096),
+  'XL': dict(width=1152, depth=28, heads=16, mlp=4608),
+  'wan-1.3b': dict(width=1536, depth=30, heads=12, mlp=8960, text_width=4096),
+  'wan-5b': dict(
+    width=3072, depth=30, heads=24, mlp=14336, text_width=4096, channels=48
+  ),
+  'wan-14b': dict(width=5120, depth=40, heads=40, mlp=13824, text_width=4096),
+  'wan-14b-i2v': dict(
+    width=5120,
+    depth=40,
+    heads=40,
+    mlp=13824,
+    text_width=4096,
+    condition_channels=20,  # mask of 4 and the image's latent of 16
+  ),
 }
 
 
@@ -103,15 +97,15 @@ class SpacetimeDiT(nn.Module):
 
   @nn.compact
   def __call__(
-      self,
-      x: Float[Array, 'B N P'],
-      level: Float[Array, 'B G'],
-      position: Int[Array, 'B N 3'],
-      segment: Int[Array, 'B N'],
-      group: Int[Array, 'B N'],
-      text: Float[Array, 'B L E'],
-      text_segment: Int[Array, 'B L'],
-      text_of: Int[Array, 'B N'],
+    self,
+    x: Float[Array, 'B N P'],
+    level: Float[Array, 'B G'],
+    position: Int[Array, 'B N 3'],
+    segment: Int[Array, 'B N'],
+    group: Int[Array, 'B N'],
+    text: Float[Array, 'B L E'],
+    text_segment: Int[Array, 'B L'],
+    text_of: Int[Array, 'B N'],
   ) -> Float[Array, 'B N P_out']:
     """Runs the network on packed clips.
 
@@ -137,27 +131,27 @@ class SpacetimeDiT(nn.Module):
     expected = math.prod(c.patch) * (c.channels + c.condition_channels)
     if x.shape[-1] != expected:
       raise ValueError(
-          f'a patch has {x.shape[-1]} values, but {c.patch=} of {c.channels=} '
-          f'+ {c.condition_channels=} makes {expected}'
+        f'a patch has {x.shape[-1]} values, but {c.patch=} of {c.channels=} '
+        f'+ {c.condition_channels=} makes {expected}'
       )
     embedding, modulation = TimeEmbedding(c, name='time')(level)
     membership = layers.one_hot(group, level.shape[1])
     surroundings = Surroundings(
-        modulation=modulation,
-        group=membership,
-        rotation=rope.rotations(position, c.width // c.heads),
-        segment=segment,
-        text=layers.MLP(
-            c.width, c.width, axis='text', dtype=c.dtype, name='text_embedder'
-        )(text),
-        text_segment=text_segment,
-        text_of=text_of,
+      modulation=modulation,
+      group=membership,
+      rotation=rope.rotations(position, c.width // c.heads),
+      segment=segment,
+      text=layers.MLP(
+        c.width, c.width, axis='text', dtype=c.dtype, name='text_embedder'
+      )(text),
+      text_segment=text_segment,
+      text_of=text_of,
     )
     x = layers.Linear(
-        c.width, (None, 'embed'), dtype=c.dtype, name='patch_embedding'
+      c.width, (None, 'embed'), dtype=c.dtype, name='patch_embedding'
     )(x)
     x, _ = layers.stack(Block, c.depth, scan=c.scan, remat=c.remat)(
-        c, name='blocks'
+      c, name='blocks'
     )(x, surroundings)
     return Head(c, name='head')(x, embedding, membership)
 
@@ -169,22 +163,20 @@ class TimeEmbedding(nn.Module):
 
   @nn.compact
   def __call__(
-      self, level: Float[Array, 'B G']
+    self, level: Float[Array, 'B G']
   ) -> tuple[Float[Array, 'B G D'], Float[Array, 'B G 6 D']]:
     c = self.config
     wave = layers.sinusoid(LEVEL_SCALE * level, c.frequencies)
     embedding = layers.MLP(
-        c.width, c.width, axis=None, activation=jax.nn.silu, name='embedder'
+      c.width, c.width, axis=None, activation=jax.nn.silu, name='embedder'
     )(wave)
     modulation = layers.Linear(
-        6 * c.width,
-        ('embed', None),
-        kernel_init=nn.initializers.zeros,
-        name='proj',
+      6 * c.width,
+      ('embed', None),
+      kernel_init=nn.initializers.zeros,
+      name='proj',
     )(jax.nn.silu(embedding))
-    return embedding, einops.rearrange(
-        modulation, 'B G (J D) -> B G J D', J=6
-    )
+    return embedding, einops.rearrange(modulation, 'B G (J D) -> B G J D', J=6)
 
 
 class Block(nn.Module):
@@ -202,23 +194,23 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(
-      self, x: Float[Array, 'B N D'], around: Surroundings
+    self, x: Float[Array, 'B N D'], around: Surroundings
   ) -> tuple[Float[Array, 'B N D'], None]:
     c = self.config
     table = layers.modulation_table(self, 6, c.width)
     shift1, scale1, gate1, shift2, scale2, gate2 = layers.spread(
-        table + around.modulation, around.group
+      table + around.modulation, around.group
     )
 
     h = layers.modulate(x, shift1, scale1, c.eps)
     h = Attention(c, name='attn1')(
-        h, h, around.segment, around.segment, around.rotation
+      h, h, around.segment, around.segment, around.rotation
     )
     x = layers.add(x, gate1 * h)
 
     h = layers.LayerNorm(c.eps, name='norm2')(x) if c.cross_norm else x
     h = Attention(c, out_init=nn.initializers.zeros, name='attn2')(
-        h, around.text, around.text_of, around.text_segment
+      h, around.text, around.text_of, around.text_segment
     )
     x = layers.add(x, h)
 
@@ -240,18 +232,18 @@ class Attention(nn.Module):
 
   @nn.compact
   def __call__(
-      self,
-      x: Float[Array, 'B N D'],
-      context: Float[Array, 'B L D'],
-      segment_q: Int[Array, 'B N'],
-      segment_k: Int[Array, 'B L'],
-      rotation: rope.Rotations | None = None,
+    self,
+    x: Float[Array, 'B N D'],
+    context: Float[Array, 'B L D'],
+    segment_q: Int[Array, 'B N'],
+    segment_k: Int[Array, 'B L'],
+    rotation: rope.Rotations | None = None,
   ) -> Float[Array, 'B N D']:
     c = self.config
 
     def project(name, source):
       return layers.Linear(
-          c.width, ('embed', 'heads'), dtype=c.dtype, name=f'to_{name}'
+        c.width, ('embed', 'heads'), dtype=c.dtype, name=f'to_{name}'
       )(source)
 
     def norm(name, y):
@@ -268,14 +260,14 @@ class Attention(nn.Module):
     if rotation is not None:
       q, k = rope.rotate(q, rotation), rope.rotate(k, rotation)
     y = attention.attend(
-        q.astype(c.dtype), k.astype(c.dtype), v, segment_q, segment_k
+      q.astype(c.dtype), k.astype(c.dtype), v, segment_q, segment_k
     )
     return layers.Linear(
-        c.width,
-        ('heads', 'embed'),
-        kernel_init=self.out_init,
-        dtype=c.dtype,
-        name='to_out',
+      c.width,
+      ('heads', 'embed'),
+      kernel_init=self.out_init,
+      dtype=c.dtype,
+      name='to_out',
     )(einops.rearrange(y, 'B N A K -> B N (A K)'))
 
 
@@ -286,19 +278,19 @@ class Head(nn.Module):
 
   @nn.compact
   def __call__(
-      self,
-      x: Float[Array, 'B N D'],
-      embedding: Float[Array, 'B G D'],
-      membership: Float[Array, 'B N G'],
+    self,
+    x: Float[Array, 'B N D'],
+    embedding: Float[Array, 'B G D'],
+    membership: Float[Array, 'B N G'],
   ) -> Float[Array, 'B N P_out']:
     c = self.config
     table = layers.modulation_table(self, 2, c.width)
     shift, scale = layers.spread(table + embedding[:, :, None], membership)
     return layers.Linear(
-        math.prod(c.patch) * c.channels,
-        ('embed', None),
-        kernel_init=nn.initializers.zeros,
-        name='proj_out',
+      math.prod(c.patch) * c.channels,
+      ('embed', None),
+      kernel_init=nn.initializers.zeros,
+      name='proj_out',
     )(layers.modulate(x, shift, scale, c.eps))
 
 
@@ -319,8 +311,8 @@ def check(config: DiTConfig) -> None:
   head_dim = config.width // config.heads
   if head_dim % 2 or head_dim < 6:
     raise ValueError(
-        f'{config.width=} / {config.heads=} gives heads of {head_dim}; rotary '
-        'positions on three axes need an even number, 6 or more'
+      f'{config.width=} / {config.heads=} gives heads of {head_dim}; rotary '
+      'positions on three axes need an even number, 6 or more'
     )
   if len(config.patch) != 3 or min(config.patch) < 1:
     raise ValueError(f'{config.patch=} must be three positive numbers')
@@ -334,17 +326,17 @@ def check(config: DiTConfig) -> None:
 def init(config: DiTConfig, key: Key[Array, '']) -> Any:
   """Parameters in boxes that name their logical axes."""
   values = math.prod(config.patch) * (
-      config.channels + config.condition_channels
+    config.channels + config.condition_channels
   )
   ints = lambda *shape: jnp.ones(shape, jnp.int32)
   return SpacetimeDiT(config).init(
-      key,
-      jnp.zeros((1, 1, values)),
-      jnp.zeros((1, 1)),
-      ints(1, 1, 3),
-      ints(1, 1),
-      ints(1, 1) * 0,
-      jnp.zeros((1, 1, config.text_width)),
-      ints(1, 1),
-      ints(1, 1),
+    key,
+    jnp.zeros((1, 1, values)),
+    jnp.zeros((1, 1)),
+    ints(1, 1, 3),
+    ints(1, 1),
+    ints(1, 1) * 0,
+    jnp.zeros((1, 1, config.text_width)),
+    ints(1, 1),
+    ints(1, 1),
   )['params']

@@ -19,11 +19,11 @@ in float32.
 
 from collections.abc import Callable
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
 import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
 
 Axes = tuple[str | None, ...]
 
@@ -48,17 +48,17 @@ class Linear(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, '*S In']) -> Float[Array, '*S Out']:
     kernel = self.param(
-        'kernel',
-        nn.with_logical_partitioning(self.kernel_init, self.axes),
-        (x.shape[-1], self.features),
+      'kernel',
+      nn.with_logical_partitioning(self.kernel_init, self.axes),
+      (x.shape[-1], self.features),
     )
     y = matmul(x.astype(self.dtype), kernel.astype(self.dtype))
     if self.use_bias:
       zeros = nn.initializers.zeros
       bias = self.param(
-          'bias',
-          nn.with_logical_partitioning(zeros, self.axes[1:]),
-          (self.features,),
+        'bias',
+        nn.with_logical_partitioning(zeros, self.axes[1:]),
+        (self.features,),
       )
       y += align(bias.astype(self.dtype), y)
     return y
@@ -84,10 +84,10 @@ class MLP(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, '*S In']) -> Float[Array, '*S Out']:
     x = Linear(
-        self.hidden, (self.axis, 'mlp'), dtype=self.dtype, name='linear_1'
+      self.hidden, (self.axis, 'mlp'), dtype=self.dtype, name='linear_1'
     )(x)
     return Linear(
-        self.features, ('mlp', 'embed'), dtype=self.dtype, name='linear_2'
+      self.features, ('mlp', 'embed'), dtype=self.dtype, name='linear_2'
     )(self.activation(x))
 
 
@@ -105,9 +105,9 @@ class RMSNorm(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, '*S D']) -> Float[Array, '*S D']:
     scale = self.param(
-        'scale',
-        nn.with_logical_partitioning(nn.initializers.ones, (self.axis,)),
-        x.shape[-1:],
+      'scale',
+      nn.with_logical_partitioning(nn.initializers.ones, (self.axis,)),
+      x.shape[-1:],
     )
     x = x.astype(jnp.float32)
     mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
@@ -124,17 +124,17 @@ class LayerNorm(nn.Module):
     ones, zeros = nn.initializers.ones, nn.initializers.zeros
     shape = x.shape[-1:]
     scale = self.param(
-        'scale', nn.with_logical_partitioning(ones, (None,)), shape
+      'scale', nn.with_logical_partitioning(ones, (None,)), shape
     )
     bias = self.param(
-        'bias', nn.with_logical_partitioning(zeros, (None,)), shape
+      'bias', nn.with_logical_partitioning(zeros, (None,)), shape
     )
     x = standardize(x, self.eps)
     return x * align(scale, x) + align(bias, x)
 
 
 def matmul(
-    x: Float[Array, '*S In'], kernel: Float[Array, 'In Out']
+  x: Float[Array, '*S In'], kernel: Float[Array, 'In Out']
 ) -> Float[Array, '*S Out']:
   """Product over the last axis of `x`.
 
@@ -148,13 +148,11 @@ def matmul(
     y = x.reshape(-1, x.shape[-1]) @ kernel
     return y.reshape(*x.shape[:-1], kernel.shape[-1])
 
-  return jax.lax.platform_dependent(
-      x, kernel, cpu=folded, default=jnp.matmul
-  )
+  return jax.lax.platform_dependent(x, kernel, cpu=folded, default=jnp.matmul)
 
 
 def standardize(
-    x: Float[Array, '*S D'], eps: float = 1e-6
+  x: Float[Array, '*S D'], eps: float = 1e-6
 ) -> Float[Array, '*S D']:
   """Layer norm without parameters: zero mean, unit variance, in float32."""
   x = x.astype(jnp.float32)
@@ -164,36 +162,36 @@ def standardize(
 
 
 def modulate(
-    x: Float[Array, 'B N D'],
-    shift: Float[Array, 'B N D'],
-    scale: Float[Array, 'B N D'],
-    eps: float = 1e-6,
+  x: Float[Array, 'B N D'],
+  shift: Float[Array, 'B N D'],
+  scale: Float[Array, 'B N D'],
+  eps: float = 1e-6,
 ) -> Float[Array, 'B N D']:
   """Adaptive layer norm: standardizes, then scales by 1 + scale and shifts."""
   return standardize(x, eps) * (1 + scale) + shift
 
 
 def add(
-    x: Float[Array, 'B N D'], y: Float[Array, 'B N D']
+  x: Float[Array, 'B N D'], y: Float[Array, 'B N D']
 ) -> Float[Array, 'B N D']:
   """Residual sum, in float32 and then back to the type of `x`."""
   return (x.astype(jnp.float32) + y.astype(jnp.float32)).astype(x.dtype)
 
 
 def modulation_table(
-    module: nn.Module, rows: int, width: int
+  module: nn.Module, rows: int, width: int
 ) -> Float[Array, '1 1 J D']:
   """The learned part of a module's modulation, zero at the start."""
   table = module.param(
-      'scale_shift_table',
-      nn.with_logical_partitioning(nn.initializers.zeros, (None, None)),
-      (rows, width),
+    'scale_shift_table',
+    nn.with_logical_partitioning(nn.initializers.zeros, (None, None)),
+    (rows, width),
   )
   return table[None, None]
 
 
 def spread(
-    values: Float[Array, 'B G J D'], group: Float[Array, 'B N G']
+  values: Float[Array, 'B G J D'], group: Float[Array, 'B N G']
 ) -> Float[Array, 'J B N D']:
   """Hands each token the values of its group.
 
@@ -239,11 +237,11 @@ def check_dtype(dtype: str) -> None:
 
 
 def stack(
-    block: type[nn.Module],
-    depth: int,
-    *,
-    scan: bool = True,
-    remat: bool = False,
+  block: type[nn.Module],
+  depth: int,
+  *,
+  scan: bool = True,
+  remat: bool = False,
 ) -> Callable[..., nn.Module]:
   """Makes `depth` blocks of one kind that run one after another.
 
@@ -262,11 +260,11 @@ def stack(
     # without the barriers that prevent it, it is free to fuse.
     block = nn.remat(block, prevent_cse=not scan)
   return nn.scan(
-      block,
-      variable_axes={'params': 0},
-      split_rngs={'params': True},
-      in_axes=nn.broadcast,
-      length=depth,
-      unroll=1 if scan else depth,
-      metadata_params={nn.PARTITION_NAME: 'layers'},
+    block,
+    variable_axes={'params': 0},
+    split_rngs={'params': True},
+    in_axes=nn.broadcast,
+    length=depth,
+    unroll=1 if scan else depth,
+    metadata_params={nn.PARTITION_NAME: 'layers'},
   )

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import einops
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 MAX_POSITION = 1024  # positions lie in [0, MAX_POSITION)
 BASE = 1e4  # the slowest pair of an axis turns by almost 1 / BASE a position
@@ -38,9 +38,7 @@ def angles(features: int) -> np.ndarray:
   return np.outer(np.arange(MAX_POSITION), frequency)
 
 
-def rotations(
-    position: Int[Array, 'B N 3'], head_dim: int
-) -> Rotations:
+def rotations(position: Int[Array, 'B N 3'], head_dim: int) -> Rotations:
   """How far each pair of a head's features turns at each token.
 
   Values are read from tables computed in float64, so they are right to float32
@@ -52,10 +50,10 @@ def rotations(
 
   def look_up(function) -> Float[Array, 'B N R']:
     parts = [
-        jnp.take(
-            jnp.float32(function(table)), position[..., i], axis=0, mode='fill'
-        )
-        for i, table in enumerate(tables)
+      jnp.take(
+        jnp.float32(function(table)), position[..., i], axis=0, mode='fill'
+      )
+      for i, table in enumerate(tables)
     ]
     return jnp.concatenate(parts, axis=-1)
 
@@ -63,18 +61,18 @@ def rotations(
 
 
 def rotate(
-    x: Float[Array, 'B N A K'], rotations: Rotations
+  x: Float[Array, 'B N A K'], rotations: Rotations
 ) -> Float[Array, 'B N A K']:
   """Turns each pair of features, (a + ib) e^(i angle); float32 inside."""
   a, b = jnp.moveaxis(
-      einops.rearrange(
-          x.astype(jnp.float32), 'B N A (R pair) -> B N A R pair', pair=2
-      ),
-      -1,
-      0,
+    einops.rearrange(
+      x.astype(jnp.float32), 'B N A (R pair) -> B N A R pair', pair=2
+    ),
+    -1,
+    0,
   )
   cos, sin = rotations.cos[:, :, None], rotations.sin[:, :, None]
   turned = jnp.stack([a * cos - b * sin, a * sin + b * cos], axis=-1)
   return einops.rearrange(turned, 'B N A R pair -> B N A (R pair)').astype(
-      x.dtype
+    x.dtype
   )

@@ -13,14 +13,13 @@ import dataclasses
 from typing import Any
 
 import einops
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
 import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float, Int, Key
 
-from sora_jax.models import attention
-from sora_jax.models import layers
+from sora_jax.models import attention, layers
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -42,19 +41,19 @@ class TextConfig:
 
 
 SIZES = {
-    'bytes': dict(),
-    't5-v1.1-xxl': dict(
-        vocab=32128,
-        width=4096,
-        depth=24,
-        heads=64,
-        head_dim=64,
-        mlp=10240,
-        shared_bias=True,
-    ),
-    'umt5-xxl': dict(
-        vocab=256384, width=4096, depth=24, heads=64, head_dim=64, mlp=10240
-    ),
+  'bytes': dict(),
+  't5-v1.1-xxl': dict(
+    vocab=32128,
+    width=4096,
+    depth=24,
+    heads=64,
+    head_dim=64,
+    mlp=10240,
+    shared_bias=True,
+  ),
+  'umt5-xxl': dict(
+    vocab=256384, width=4096, depth=24, heads=64, head_dim=64, mlp=10240
+  ),
 }
 
 
@@ -65,7 +64,7 @@ class T5Encoder(nn.Module):
 
   @nn.compact
   def __call__(
-      self, ids: Int[Array, 'B L'], segment: Int[Array, 'B L']
+    self, ids: Int[Array, 'B L'], segment: Int[Array, 'B L']
   ) -> Float[Array, 'B L E']:
     """Encodes captions; rows of segment 0, the empty slots, are zeros.
 
@@ -75,18 +74,18 @@ class T5Encoder(nn.Module):
     c = self.config
     check(c)
     embedding = self.param(
-        'embedding',
-        nn.with_logical_partitioning(
-            nn.initializers.normal(1.0), ('vocab', 'embed')
-        ),
-        (c.vocab, c.width),
+      'embedding',
+      nn.with_logical_partitioning(
+        nn.initializers.normal(1.0), ('vocab', 'embed')
+      ),
+      (c.vocab, c.width),
     )
     x = jnp.take(embedding, ids, axis=0).astype(c.dtype)
     shared = None
     if c.shared_bias:
       shared = DistanceBias(c, name='relative_attention_bias')(ids.shape[1])
     x, _ = layers.stack(Block, c.depth, scan=c.scan)(c, name='blocks')(
-        x, segment, shared
+      x, segment, shared
     )
     x = layers.RMSNorm(eps=c.eps, name='final_layer_norm')(x)
     return jnp.where(segment[..., None] > 0, x, 0.0)
@@ -99,10 +98,10 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(
-      self,
-      x: Float[Array, 'B L E'],
-      segment: Int[Array, 'B L'],
-      bias: Float[Array, '1 A L L'] | None,
+    self,
+    x: Float[Array, 'B L E'],
+    segment: Int[Array, 'B L'],
+    bias: Float[Array, '1 A L L'] | None,
   ) -> tuple[Float[Array, 'B L E'], None]:
     c = self.config
     if bias is None:
@@ -124,10 +123,10 @@ class Attention(nn.Module):
 
   @nn.compact
   def __call__(
-      self,
-      x: Float[Array, 'B L E'],
-      segment: Int[Array, 'B L'],
-      bias: Float[Array, '1 A L L'],
+    self,
+    x: Float[Array, 'B L E'],
+    segment: Int[Array, 'B L'],
+    bias: Float[Array, '1 A L L'],
   ) -> Float[Array, 'B L E']:
     c = self.config
 
@@ -167,41 +166,41 @@ class DistanceBias(nn.Module):
   def __call__(self, length: int) -> Float[Array, '1 A L L']:
     c = self.config
     table = self.param(
-        'embedding',
-        nn.with_logical_partitioning(
-            nn.initializers.normal(c.width**-0.5), (None, 'heads')
-        ),
-        (c.buckets, c.heads),
+      'embedding',
+      nn.with_logical_partitioning(
+        nn.initializers.normal(c.width**-0.5), (None, 'heads')
+      ),
+      (c.buckets, c.heads),
     )
     index = np.arange(length)
     bucket = distance_bucket(
-        index[None, :] - index[:, None], c.buckets, c.max_distance
+      index[None, :] - index[:, None], c.buckets, c.max_distance
     )
     # A product, not a gather, whose gradient would add L * L terms into a row.
     return jnp.einsum(
-        'NLI,IA->ANL',
-        layers.one_hot(bucket, c.buckets),
-        table,
-        precision='highest',
+      'NLI,IA->ANL',
+      layers.one_hot(bucket, c.buckets),
+      table,
+      precision='highest',
     )[None]
 
 
 def linear(
-    config: TextConfig, features: int, axes: layers.Axes, std: float, name: str
+  config: TextConfig, features: int, axes: layers.Axes, std: float, name: str
 ) -> layers.Linear:
   """A bias-free linear layer of normal weights, as all of T5's are."""
   return layers.Linear(
-      features,
-      axes,
-      use_bias=False,
-      kernel_init=nn.initializers.normal(std),
-      dtype=config.dtype,
-      name=name,
+    features,
+    axes,
+    use_bias=False,
+    kernel_init=nn.initializers.normal(std),
+    dtype=config.dtype,
+    name=name,
   )
 
 
 def distance_bucket(
-    distance: Int[np.ndarray, '*S'], buckets: int, max_distance: int
+  distance: Int[np.ndarray, '*S'], buckets: int, max_distance: int
 ) -> Int[np.ndarray, '*S']:
   """Buckets the signed distance, key minus query, between two tokens.
 
@@ -213,9 +212,9 @@ def distance_bucket(
   size = np.abs(distance)
   # T5 computes this logarithm in float32, and so the edges of buckets.
   ratio = np.log(np.maximum(size, 1) / np.float32(exact), dtype=np.float32)
-  wide = exact + (
-      ratio / np.log(max_distance / exact) * (half - exact)
-  ).astype(np.int32)
+  wide = exact + (ratio / np.log(max_distance / exact) * (half - exact)).astype(
+    np.int32
+  )
   bucket = np.where(size < exact, size, np.minimum(wide, half - 1))
   return bucket + half * (distance > 0)
 
@@ -233,8 +232,8 @@ def check(config: TextConfig) -> None:
     raise ValueError(f'{config.buckets=} must be a positive multiple of 4')
   if config.max_distance <= config.buckets // 4:
     raise ValueError(
-        f'{config.max_distance=} must be more than {config.buckets // 4}, the '
-        f'exact distances of {config.buckets=}'
+      f'{config.max_distance=} must be more than {config.buckets // 4}, the '
+      f'exact distances of {config.buckets=}'
     )
   layers.check_dtype(config.dtype)
 
