@@ -209,6 +209,13 @@ def make_zeroed_range(tmp_path):
   return 'mp4', bytes(data)
 
 
+def make_flipped_bit(tmp_path):
+  data = bytearray(whole(tmp_path))
+  start, end = boxes(data)[b'mdat'], boxes(data)[b'moov']
+  data[start + (end - start) // 5] ^= 0x10
+  return 'mp4', bytes(data)
+
+
 def make_sound_only(tmp_path):
   with av.open(tmp_path / 'sound.mp4', 'w') as out:
     stream = out.add_stream('aac', rate=8000)
@@ -230,7 +237,7 @@ def make_cut_png(tmp_path):
 BROKEN = [
     make_empty, make_text, make_cut_index_last, make_cut_index_first,
     make_cut_fragmented, make_corrupt_index, make_no_samples, make_cut_webm,
-    make_zeroed_range, make_sound_only, make_cut_png,
+    make_zeroed_range, make_flipped_bit, make_sound_only, make_cut_png,
 ]  # fmt: skip
 
 
@@ -244,6 +251,8 @@ def test_a_broken_file_is_told_in_one_line(tmp_path, make):
   assert str(path) in str(caught.value)
   assert '\n' not in str(caught.value)
   assert caught.value.reason
+  with pytest.raises(video.BrokenVideo):
+    video.read_frames(path, 0, 48)
 
 
 def test_a_missing_file_is_told(tmp_path):
@@ -302,9 +311,9 @@ WRITE = """
 import sys
 import numpy as np
 from sora_jax.data import video
-seed = np.random.default_rng(0)
-frames = seed.integers(0, 256, (9, 8, 12, 3), np.uint8)
-frames = frames.repeat(8, 1).repeat(8, 2)
+t, y, x = np.mgrid[:48, :128, :192]
+frames = np.stack([2 * x + 5 * t, 3 * y + t, x + y + 9 * t], axis=-1)
+frames = (frames % 256).astype(np.uint8)
 for suffix in ('mp4', 'gif', 'webp'):
   video.write_video(f'{sys.argv[1]}/x.{suffix}', frames, 24.0)
 video.write_video(f'{sys.argv[1]}/x.png', frames[:1], 24.0)
@@ -406,12 +415,12 @@ def test_labels_add_a_line_of_text_below_each_row():
 
 
 @pytest.mark.parametrize(
-  'name', ['car-detection.mp4', 'big_buck_bunny_0_30.webm']
+  'name', ['car-detection.mp4', 'tears-of-steel-battle-clip-medium.webm']
 )
 def test_real_clips_read_alike_from_any_start(name):
   if not (CLIPS / name).exists():
     pytest.skip(f'{CLIPS / name} is not here')
-  whole_start = video.read_frames(CLIPS / name, 0, 80)
+  whole_start = video.read_frames(CLIPS / name, 0, 66)
   for start in (1, 59, 61):
     got = video.read_frames(CLIPS / name, start, 4)
     np.testing.assert_array_equal(got, whole_start[start : start + 4])

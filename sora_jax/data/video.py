@@ -283,12 +283,10 @@ def _read_video(source, wanted: range) -> dict[int, UInt8[np.ndarray, 'H W 3']]:
 
 
 def _seek(container, stream, clock, index) -> Iterator[av.VideoFrame] | None:
-  """Frames from a keyframe at or before `index`; None where none is found.
+  """Frames from one at or before `index` on; None where no seek finds one.
 
-  A seek may land late: by a keyframe in fragmented mp4, and in an open group
-  of pictures the frames shown before the keyframe lack what they refer to. So
-  what comes before the keyframe is dropped, and if that was too much the next
-  attempt starts further back.
+  A seek lands on the keyframe before, but in fragmented mp4 it may be the
+  one after; then the next attempt starts further back.
   """
   for seconds_before in (0, 1, 4, 16, 64):
     pts = clock.pts(index, seconds_before)
@@ -296,9 +294,7 @@ def _seek(container, stream, clock, index) -> Iterator[av.VideoFrame] | None:
       return None
     try:
       container.seek(pts, stream=stream, backward=True)
-      frames = itertools.dropwhile(
-        lambda frame: not frame.key_frame, container.decode(stream)
-      )
+      frames = container.decode(stream)
       frame = next(frames, None)
     except av.error.FFmpegError:
       continue
