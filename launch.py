@@ -52,6 +52,8 @@ VERBS = {
     'Score reconstruction and generation; a table and a JSON.',
     MODEL,
     cli.count('cases', 'held-out clips or prompts to score', default=64),
+    cli.count('seed', 'seed of the first sample', lowest=0, default=0),
+    cli.Flag('data', 'DIR', 'videos to reconstruct as well'),
     cli.Flag('out', 'DIR', 'where the scores go', default='evaluation'),
   ),
 }

@@ -16,14 +16,14 @@ from sora_jax.models import autoencoder
 def small() -> autoencoder.AutoencoderConfig:
   """Wan 2.2's topology with two halvings; 0.8 M parameters."""
   return autoencoder.AutoencoderConfig(
-      channels=8,
-      encoder_width=16,
-      decoder_width=24,
-      multiples=(1, 2, 2),
-      halve_time=(True, True),
-      blocks=1,
-      patch=2,
-      shortcuts=True,
+    channels=8,
+    encoder_width=16,
+    decoder_width=24,
+    multiples=(1, 2, 2),
+    halve_time=(True, True),
+    blocks=1,
+    patch=2,
+    shortcuts=True,
   )
 
 

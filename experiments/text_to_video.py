@@ -27,10 +27,10 @@ def balls() -> config_lib.Config:
   config.run.steps = 20000
   config.run.export_dtype = 'bfloat16'
   config.sample.prompts = (
-      'a small red ball rolls right at speed 2.0',
-      'a large blue ball thrown left at speed 3.0 falls',
-      'a medium green ball going right at 2.0 hits a small black ball going '
-      'left at 3.0',
+    'a small red ball rolls right at speed 2.0',
+    'a large blue ball thrown left at speed 3.0 falls',
+    'a medium green ball going right at 2.0 hits a small black ball going '
+    'left at 3.0',
   )
   return config
 

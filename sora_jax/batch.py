@@ -79,7 +79,7 @@ def parse_size(text: str) -> Size:
   if size.frames % 4 != 1:
     low = max(1, size.frames - (size.frames - 1) % 4)
     raise ValueError(
-        f'size {text!r} has {size.frames} frames, which is not 1 + 4k; '
-        f'the nearest that are: {low} and {low + 4}'
+      f'size {text!r} has {size.frames} frames, which is not 1 + 4k; '
+      f'the nearest that are: {low} and {low + 4}'
     )
   return size

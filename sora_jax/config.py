@@ -8,7 +8,7 @@ import dataclasses
 import enum
 from typing import Any
 
-from sora_jax import batch, flow, objectives, optimizer, samplers, sharding
+from sora_jax import objectives, optimizer, sharding
 from sora_jax.data import pipeline
 from sora_jax.models import autoencoder as autoencoder_lib
 from sora_jax.models import dit
@@ -61,25 +61,25 @@ class Config:
   init_from: str = ''  # weights to start from
   model: dit.DiTConfig = dataclasses.field(default_factory=dit.DiTConfig)
   text: text_lib.TextConfig = dataclasses.field(
-      default_factory=text_lib.TextConfig
+    default_factory=text_lib.TextConfig
   )
   autoencoder: autoencoder_lib.AutoencoderConfig = dataclasses.field(
-      default_factory=autoencoder_lib.AutoencoderConfig
+    default_factory=autoencoder_lib.AutoencoderConfig
   )
   denoising: objectives.DenoisingConfig = dataclasses.field(
-      default_factory=objectives.DenoisingConfig
+    default_factory=objectives.DenoisingConfig
   )
   reconstruction: objectives.ReconstructionConfig = dataclasses.field(
-      default_factory=objectives.ReconstructionConfig
+    default_factory=objectives.ReconstructionConfig
   )
   data: pipeline.DataConfig = dataclasses.field(
-      default_factory=pipeline.DataConfig
+    default_factory=pipeline.DataConfig
   )
   optim: optimizer.OptimConfig = dataclasses.field(
-      default_factory=optimizer.OptimConfig
+    default_factory=optimizer.OptimConfig
   )
   mesh: sharding.MeshConfig = dataclasses.field(
-      default_factory=sharding.MeshConfig
+    default_factory=sharding.MeshConfig
   )
   run: RunConfig = dataclasses.field(default_factory=RunConfig)
   sample: SampleConfig = dataclasses.field(default_factory=SampleConfig)
@@ -104,8 +104,9 @@ def from_dict(kind: type, values: dict[str, Any]) -> Any:
     ValueError: a field that `kind` does not have.
   """
   config = kind()
+  fields = {field.name for field in dataclasses.fields(kind)}
   for name, value in values.items():
-    if not hasattr(config, name):
+    if name not in fields:
       raise ValueError(f'{kind.__name__} has no field {name!r}')
     default = getattr(config, name)
     if dataclasses.is_dataclass(default):

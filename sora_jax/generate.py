@@ -22,17 +22,23 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, UInt8
 
 from sora_jax import (
-    batch,
-    canvas as canvas_lib,
-    config as config_lib,
-    flow,
-    guidance,
-    networks as networks_lib,
-    objectives,
-    rng,
-    samplers,
-    sharding,
-    tokens,
+  batch,
+  flow,
+  guidance,
+  objectives,
+  rng,
+  samplers,
+  sharding,
+  tokens,
+)
+from sora_jax import (
+  canvas as canvas_lib,
+)
+from sora_jax import (
+  config as config_lib,
+)
+from sora_jax import (
+  networks as networks_lib,
 )
 from sora_jax.data import transforms, video
 from sora_jax.models import autoencoder
@@ -79,11 +85,11 @@ class Made(NamedTuple):
 def settings_of(config: config_lib.SampleConfig) -> Settings:
   """The settings that a model comes with."""
   return Settings(
-      size=batch.parse_size(config.size),
-      sampler=config.sampler,
-      steps=config.steps,
-      guidance=config.guidance,
-      micro_batch=config.micro_batch,
+    size=batch.parse_size(config.size),
+    sampler=config.sampler,
+    steps=config.steps,
+    guidance=config.guidance,
+    micro_batch=config.micro_batch,
   )
 
 
@@ -98,13 +104,13 @@ def check(networks: Networks, settings: Settings) -> None:
   side = config.space * networks.config.model.patch[1]
   if size.width % side or size.height % side:
     raise ValueError(
-        f'{size.width}x{size.height} pixels: both sides must be multiples of '
-        f'{side}, the pixels that one token covers'
+      f'{size.width}x{size.height} pixels: both sides must be multiples of '
+      f'{side}, the pixels that one token covers'
     )
   if settings.sampler not in samplers.SAMPLERS:
     raise ValueError(
-        f'sampler {settings.sampler!r} is unknown; choose from '
-        f'{", ".join(samplers.SAMPLERS)}'
+      f'sampler {settings.sampler!r} is unknown; choose from '
+      f'{", ".join(samplers.SAMPLERS)}'
     )
   if settings.micro_batch < 1:
     raise ValueError(f'{settings.micro_batch=} must be 1 clip or more')
@@ -114,7 +120,7 @@ def check(networks: Networks, settings: Settings) -> None:
 
 
 def latent_size(
-    config: autoencoder.AutoencoderConfig, size: batch.Size
+  config: autoencoder.AutoencoderConfig, size: batch.Size
 ) -> tuple[int, int, int]:
   """Latent frames, rows and columns of a clip."""
   frames = 1 + (size.frames - 1) // config.time
@@ -122,10 +128,10 @@ def latent_size(
 
 
 def make_sampler(
-    config: config_lib.Config,
-    settings: Settings,
-    plan: canvas_lib.CanvasTokens,
-    mesh: Mesh,
+  config: config_lib.Config,
+  settings: Settings,
+  plan: canvas_lib.CanvasTokens,
+  mesh: Mesh,
 ) -> Callable[..., Float[Array, 'B N P']]:
   """Compiles once: (params, seeds [B], text ids [B, 2, L]) -> tokens [B, N, P].
 
@@ -146,7 +152,7 @@ def make_sampler(
 
 
 def on_each_device(
-    function: Callable[..., Array], mesh: Mesh
+  function: Callable[..., Array], mesh: Mesh
 ) -> Callable[..., Array]:
   """Jits `function(params, *rows)` to run on every device's rows alone.
 
@@ -156,11 +162,11 @@ def on_each_device(
 
   def run(params, *rows):
     mapped = jax.shard_map(
-        function,
-        mesh=mesh,
-        in_specs=(P(), *(P(sharding.ROWS) for _ in rows)),
-        out_specs=P(sharding.ROWS),
-        check_vma=False,
+      function,
+      mesh=mesh,
+      in_specs=(P(), *(P(sharding.ROWS) for _ in rows)),
+      out_specs=P(sharding.ROWS),
+      check_vma=False,
     )
     return mapped(params, *rows)
 
@@ -168,7 +174,7 @@ def on_each_device(
 
 
 def _start(
-    plan: canvas_lib.CanvasTokens, seed: Int[Array, '']
+  plan: canvas_lib.CanvasTokens, seed: Int[Array, '']
 ) -> Float[Array, 'N P']:
   """The canvas, noised to the level that each token starts from."""
   key = rng.key(jax.random.key(seed), 'noise')
@@ -177,11 +183,11 @@ def _start(
 
 
 def _velocity(
-    config: config_lib.Config,
-    settings: Settings,
-    plan: canvas_lib.CanvasTokens,
-    params: Params,
-    text_ids: Int[Array, 'm 2 L'],
+  config: config_lib.Config,
+  settings: Settings,
+  plan: canvas_lib.CanvasTokens,
+  params: Params,
+  text_ids: Int[Array, 'm 2 L'],
 ) -> samplers.VelocityFn:
   """Guided velocity of a micro-batch: rows with and without the prompt."""
   guided = settings.guidance != 1.0
@@ -199,49 +205,52 @@ def _velocity(
         text,
     )  # fmt: skip
     velocity = flow.to_velocity(
-        prediction, x_rows, level_rows, config.denoising.prediction
+      prediction, x_rows, level_rows, config.denoising.prediction
     )
     if not guided:
       return velocity
     return guidance.classifier_free(
-        velocity[0::2], velocity[1::2], settings.guidance
+      velocity[0::2], velocity[1::2], settings.guidance
     )
 
   return velocity_fn
 
 
 def _pack(
-    plan: canvas_lib.CanvasTokens, rows: int, ids: Int[Array, 'R L']
+  plan: canvas_lib.CanvasTokens, rows: int, ids: Int[Array, 'R L']
 ) -> batch.Pack:
   """One clip a row: what surrounds the tokens of a canvas."""
   each = lambda x: jnp.broadcast_to(x, (rows, *np.shape(x)))
   ones = np.ones(len(plan.start), np.int32)
   return batch.Pack(
-      tokens=None,
-      position=each(plan.position),
-      index=each(plan.index),
-      segment=each(ones),
-      group=each(plan.group),
-      group_clip=each(np.ones(len(plan.first), np.int32)),
-      group_index=each(np.arange(len(plan.first), dtype=np.int32)),
-      text_of=each(plan.text_of),
-      text_segment=(ids != transforms.PAD).astype(jnp.int32),
-      draw=None,
-      tokens_in_clip=None,
-      text_ids=ids,
+    tokens=None,
+    position=each(plan.position),
+    index=each(plan.index),
+    segment=each(ones),
+    group=each(plan.group),
+    group_clip=each(np.ones(len(plan.first), np.int32)),
+    group_index=each(np.arange(len(plan.first), dtype=np.int32)),
+    text_of=each(plan.text_of),
+    text_segment=(ids != transforms.PAD).astype(jnp.int32),
+    draw=None,
+    tokens_in_clip=None,
+    text_ids=ids,
   )
 
 
 def make_decoder(
-    config: autoencoder.AutoencoderConfig, mesh: Mesh
+  config: autoencoder.AutoencoderConfig, mesh: Mesh
 ) -> Callable[[Params, Float[Array, 'B F h w C']], Iterator[np.ndarray]]:
   """Normalised latents to uint8 frames, chunk by chunk in constant memory."""
 
+  def finish(stream, video):
+    return stream, to_uint8(video)
+
   def first(params, z):
-    return _to_uint8(*autoencoder.decode_chunk(config, params, {}, z))
+    return finish(*autoencoder.decode_chunk(config, params, {}, z))
 
   def later(params, z, stream):
-    return _to_uint8(*autoencoder.decode_chunk(config, params, stream, z))
+    return finish(*autoencoder.decode_chunk(config, params, stream, z))
 
   first, later = on_each_device(first, mesh), on_each_device(later, mesh)
 
@@ -255,18 +264,19 @@ def make_decoder(
   return decode
 
 
-def _to_uint8(stream: Any, frames: Array) -> tuple[Any, Array]:
-  return stream, jnp.round((frames + 1.0) * 127.5).astype(jnp.uint8)
+def to_uint8(video: Float[Array, 'B T H W 3']) -> UInt8[Array, 'B T H W 3']:
+  """Pixels in [-1, 1] to 0 ... 255."""
+  return jnp.round((video + 1.0) * 127.5).astype(jnp.uint8)
 
 
 # ------------------------------------------------------------- the requests
 
 
 def sample(
-    networks: Networks,
-    requests: Iterable[Request],
-    settings: Settings,
-    mesh: Mesh | None = None,
+  networks: Networks,
+  requests: Iterable[Request],
+  settings: Settings,
+  mesh: Mesh | None = None,
 ) -> Iterator[Made]:
   """Makes clips from prompts, in the order asked for.
 
@@ -314,7 +324,7 @@ def _ids(prompt: str, slots: int) -> Int[np.ndarray, '2 L']:
 
 
 def main(
-    config: config_lib.Config | None, flags: types.SimpleNamespace
+  config: config_lib.Config | None, flags: types.SimpleNamespace
 ) -> None:
   """`launch.py sample`: prompts to files, and a manifest of what was made."""
   del config
@@ -324,14 +334,16 @@ def main(
   out = epath.Path(flags.out)
   if out.suffix and len(requests) > 1:
     raise ValueError(
-        f'--out={flags.out} is one file, and there are {len(requests)} '
-        'prompts; give a directory'
+      f'--out={flags.out} is one file, and there are {len(requests)} '
+      'prompts; give a directory'
     )
   if out.suffix:
     paths = [out]
   else:
-    paths = [out / f'{name_of(i, r)}.{flags.format or "mp4"}'
-             for i, r in enumerate(requests)]
+    paths = [
+      out / f'{name_of(i, r)}.{flags.format or "mp4"}'
+      for i, r in enumerate(requests)
+    ]
   run_card = card(networks, settings, flags.model or networks_lib.SHIPPED)
   write_all(networks, settings, requests, paths, run_card)
 
@@ -339,9 +351,9 @@ def main(
 def override(settings: Settings, flags: types.SimpleNamespace) -> Settings:
   """Settings with those replaced that were given as flags."""
   given = {
-      name: getattr(flags, name)
-      for name in Settings._fields
-      if getattr(flags, name, None) is not None
+    name: getattr(flags, name)
+    for name in Settings._fields
+    if getattr(flags, name, None) is not None
   }
   return settings._replace(**given)
 
@@ -364,27 +376,25 @@ def name_of(index: int, request: Request) -> str:
 
 
 def card(
-    networks: Networks, settings: Settings, model: epath.PathLike
+  networks: Networks, settings: Settings, model: epath.PathLike
 ) -> dict[str, Any]:
   """What the bits of a clip depend on, besides its prompt and seed."""
   fields = settings._asdict() | {'size': str(settings.size)}
-  weights = (
-      directory.digest(model) if directory.is_model(model) else str(model)
-  )
+  weights = directory.digest(model) if directory.is_model(model) else str(model)
   return fields | {
-      'fps': networks.config.sample.fps,
-      'weights_sha256': weights,
-      'jax': jax.__version__,
-      'device': jax.devices()[0].device_kind,
+    'fps': networks.config.sample.fps,
+    'weights_sha256': weights,
+    'jax': jax.__version__,
+    'device': jax.devices()[0].device_kind,
   }
 
 
 def write_all(
-    networks: Networks,
-    settings: Settings,
-    requests: list[Request],
-    paths: list[epath.Path],
-    run_card: dict[str, Any],
+  networks: Networks,
+  settings: Settings,
+  requests: list[Request],
+  paths: list[epath.Path],
+  run_card: dict[str, Any],
 ) -> list[dict[str, Any]]:
   """Writes what is not there yet; returns the manifest's lines of all.
 
@@ -395,8 +405,8 @@ def write_all(
   paths[0].parent.mkdir(parents=True, exist_ok=True)
   known = _read_manifest(manifest)
   wanted = [
-      {'file': p.name, **r._asdict(), **run_card}
-      for p, r in zip(paths, requests, strict=True)
+    {'file': p.name, **r._asdict(), **run_card}
+    for p, r in zip(paths, requests, strict=True)
   ]
   rows = [known.get(json.dumps(w)) if p.exists() else None
           for w, p in zip(wanted, paths, strict=True)]  # fmt: skip
@@ -405,8 +415,8 @@ def write_all(
   for i, clip in zip(todo, made, strict=True):
     video.write_video(paths[i], clip.video, networks.config.sample.fps)
     rows[i] = wanted[i] | {
-        'latent_sha256': clip.digest,
-        'video_sha256': hashlib.sha256(paths[i].read_bytes()).hexdigest(),
+      'latent_sha256': clip.digest,
+      'video_sha256': hashlib.sha256(paths[i].read_bytes()).hexdigest(),
     }
     known[json.dumps(wanted[i])] = rows[i]
     _write_manifest(manifest, known)
@@ -434,9 +444,9 @@ def _write_manifest(path: epath.Path, known: dict[str, dict[str, Any]]) -> None:
 
 
 def sample_while_training(
-    config: config_lib.Config,
-    params: dict[str, Params],
-    directory_of_step: epath.Path,
+  config: config_lib.Config,
+  params: dict[str, Params],
+  directory_of_step: epath.Path,
 ) -> None:
   """Writes a clip of each of `sample.prompts` and a sheet of them all."""
   networks = Networks(config, params)
@@ -449,6 +459,6 @@ def sample_while_training(
     video.write_video(path, clip.video, config.sample.fps)
   if clips:
     sheet = video.contact_sheet(
-        [c.video for c in clips], labels=[c.request.prompt for c in clips]
+      [c.video for c in clips], labels=[c.request.prompt for c in clips]
     )
     video.write_video(directory_of_step / 'sheet.png', sheet[None], 1.0)

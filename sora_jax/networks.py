@@ -12,9 +12,8 @@ import jax.numpy as jnp
 from etils import epath
 from jaxtyping import Array, Key
 
-from sora_jax import checkpoint
+from sora_jax import checkpoint, sharding
 from sora_jax import config as config_lib
-from sora_jax import sharding
 from sora_jax.models import autoencoder, dit, text
 from sora_jax.weights import directory
 
@@ -24,9 +23,9 @@ SHIPPED = epath.Path(__file__).parent / 'weights' / 'balls'
 
 # Name of a network -> field of the config, and how its parameters are made.
 KINDS = {
-    'dit': ('model', dit.init),
-    'text': ('text', text.init),
-    'autoencoder': ('autoencoder', autoencoder.init),
+  'dit': ('model', dit.init),
+  'text': ('text', text.init),
+  'autoencoder': ('autoencoder', autoencoder.init),
 }
 
 
@@ -52,8 +51,8 @@ def read(path: epath.PathLike) -> Networks:
   if (path / 'config.json').exists():
     return _read_run(path)
   raise ValueError(
-      f'{path} is neither a model (no {directory.INDEX}) nor a run (no '
-      'config.json)'
+    f'{path} is neither a model (no {directory.INDEX}) nor a run (no '
+    'config.json)'
   )
 
 
@@ -70,19 +69,19 @@ def _read_run(path: epath.Path) -> Networks:
   config = config_lib.from_dict(config_lib.Config, saved['config'])
   here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   shapes = {
-      name: jax.tree.map(
-          lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
-          sharding.unbox(abstract(config, name)),
-      )
-      for name in KINDS
+    name: jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
+      sharding.unbox(abstract(config, name)),
+    )
+    for name in KINDS
   }
   if config.stage is config_lib.Stage.AUTOENCODER:
     parts = {'ema': {'autoencoder': shapes['autoencoder']}}
   else:
     frozen = {'autoencoder'} | ({'text'} if config.text_from else set())
     parts = {
-        'ema': {k: v for k, v in shapes.items() if k not in frozen},
-        'frozen': {k: v for k, v in shapes.items() if k in frozen},
+      'ema': {k: v for k, v in shapes.items() if k not in frozen},
+      'frozen': {k: v for k, v in shapes.items() if k in frozen},
     }
   with checkpoint.CheckpointStore(path / 'checkpoints') as store:
     state = store.restore_part(parts).state
@@ -114,12 +113,12 @@ def write(path: epath.PathLike, networks: Networks, dtype: str) -> None:
   """Writes a model directory with weights of one dtype."""
   config = networks.config
   configs = {
-      name: config_lib.to_dict(getattr(config, KINDS[name][0]))
-      for name in networks.params
+    name: config_lib.to_dict(getattr(config, KINDS[name][0]))
+    for name in networks.params
   }
   sampling = {
-      name: config_lib.to_dict(getattr(config, name))
-      for name in ('denoising', 'sample')
+    name: config_lib.to_dict(getattr(config, name))
+    for name in ('denoising', 'sample')
   }
   model = directory.Model(configs, networks.params, sampling)
   directory.write(path, model, dtype)
@@ -134,13 +133,13 @@ def read_frozen(config: config_lib.Config) -> dict[str, Params]:
   """
   if not config.autoencoder_from:
     raise ValueError(
-        'autoencoder_from is empty; a diffusion run needs the directory of a '
-        'trained autoencoder (experiments/autoencoder.py trains one)'
+      'autoencoder_from is empty; a diffusion run needs the directory of a '
+      'trained autoencoder (experiments/autoencoder.py trains one)'
     )
   frozen = {}
   for name, place in (
-      ('autoencoder', config.autoencoder_from),
-      ('text', config.text_from),
+    ('autoencoder', config.autoencoder_from),
+    ('text', config.text_from),
   ):
     if place:
       found = read(place)
@@ -153,7 +152,7 @@ def read_frozen(config: config_lib.Config) -> dict[str, Params]:
 
 
 def read_start(
-    config: config_lib.Config, names: tuple[str, ...]
+  config: config_lib.Config, names: tuple[str, ...]
 ) -> dict[str, Params]:
   """Weights to start a run from, where `init_from` names some.
 
@@ -169,7 +168,7 @@ def read_start(
     shapes = lambda tree: jax.tree.map(lambda x: tuple(x.shape), tree)
     if shapes(expected) != shapes(params):
       raise ValueError(
-          f'init_from={config.init_from}: its {name} has other shapes than '
-          f'{KINDS[name][0]} of this config'
+        f'init_from={config.init_from}: its {name} has other shapes than '
+        f'{KINDS[name][0]} of this config'
       )
   return start

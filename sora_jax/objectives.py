@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from sora_jax import batch, flow, rng
-from sora_jax.models import autoencoder, dit, discriminator, text
+from sora_jax.models import autoencoder, discriminator, dit, text
 
 Params = Any
 Sums = dict[str, Array]
@@ -37,6 +37,7 @@ class DenoisingConfig:
 class ReconstructionConfig:
   """Weights of the autoencoder's loss; 0 switches a part off."""
 
+  squared: float = 1.0  # of the squared error, beside L1 whose weight is 1
   multiscale: float = 1.0  # of the L1 error at half and quarter size
   kl: float = 1e-4  # of the mean KL divergence of a latent value
   adversarial: float = 0.0  # of the patch discriminator's verdict
@@ -44,46 +45,46 @@ class ReconstructionConfig:
 
 
 def denoise(
-    config: dit.DiTConfig,
-    params: Params,
-    x: Float[Array, 'B N P'],
-    level: Float[Array, 'B G'],
-    pack: batch.Pack,
-    features: Float[Array, 'B L E'],
+  config: dit.DiTConfig,
+  params: Params,
+  x: Float[Array, 'B N P'],
+  level: Float[Array, 'B G'],
+  pack: batch.Pack,
+  features: Float[Array, 'B L E'],
 ) -> Float[Array, 'B N P']:
   """The network's prediction for the tokens `x` of a pack."""
   return dit.SpacetimeDiT(config).apply(
-      {'params': params},
-      x,
-      level,
-      pack.position,
-      pack.segment,
-      pack.group,
-      features,
-      pack.text_segment,
-      pack.text_of,
+    {'params': params},
+    x,
+    level,
+    pack.position,
+    pack.segment,
+    pack.group,
+    features,
+    pack.text_segment,
+    pack.text_of,
   )
 
 
 def text_features(
-    config: text.TextConfig, params: Params, pack: batch.Pack
+  config: text.TextConfig, params: Params, pack: batch.Pack
 ) -> Float[Array, 'B L E']:
   """Cached features where the pack has them, else the encoder's own."""
   if pack.text is not None:
     return pack.text
   return text.T5Encoder(config).apply(
-      {'params': params}, pack.text_ids, pack.text_segment
+    {'params': params}, pack.text_ids, pack.text_segment
   )
 
 
 def denoising(
-    trainable: Params,
-    pack: batch.Pack,
-    key: Key[Array, ''],
-    *,
-    model: dit.DiTConfig,
-    encoder: text.TextConfig,
-    config: DenoisingConfig,
+  trainable: Params,
+  pack: batch.Pack,
+  key: Key[Array, ''],
+  *,
+  model: dit.DiTConfig,
+  encoder: text.TextConfig,
+  config: DenoisingConfig,
 ) -> tuple[Array, Array, Sums]:
   """Squared error of the velocity that the network's prediction means.
 
@@ -98,22 +99,22 @@ def denoising(
     key: The run's root key; draws are named by clip, not by step.
   """
   noise = rng.pack_noise(
-      key, pack.draw, pack.segment, pack.index, pack.tokens.shape[-1]
+    key, pack.draw, pack.segment, pack.index, pack.tokens.shape[-1]
   )
   level = rng.pack_levels(
-      key,
-      pack.draw,
-      pack.group_clip,
-      pack.group_index,
-      pack.tokens_in_clip,
-      config.level,
+    key,
+    pack.draw,
+    pack.group_clip,
+    pack.group_index,
+    pack.tokens_in_clip,
+    config.level,
   )
   t = jnp.take_along_axis(level, pack.group, axis=1)
   x_t = flow.interpolate(pack.tokens, noise, t)
   features = text_features(encoder, trainable.get('text'), pack)
   prediction = denoise(model, trainable['dit'], x_t, level, pack, features)
   error = flow.velocity_error(
-      prediction, pack.tokens, noise, t, config.prediction
+    prediction, pack.tokens, noise, t, config.prediction
   )
   counted = ((pack.segment > 0) & (t > 0)).astype(jnp.float32)
   metrics = {'clips': jnp.sum(pack.draw >= 0)}
@@ -131,16 +132,19 @@ def to_pixels(video: Array) -> Video:
 
 
 def reconstruction(
-    trainable: Params,
-    frames: batch.Frames,
-    key: Key[Array, ''],
-    *,
-    model: autoencoder.AutoencoderConfig,
-    config: ReconstructionConfig,
-    judge: Params | None = None,
-    step: Array | int = 0,
+  trainable: Params,
+  frames: batch.Frames,
+  key: Key[Array, ''],
+  *,
+  model: autoencoder.AutoencoderConfig,
+  config: ReconstructionConfig,
+  judge: Params | None = None,
+  step: Array | int = 0,
 ) -> tuple[Array, Array, Sums]:
-  """L1 error at three scales, KL divergence, and a judge's opinion if asked.
+  """Error of pixels, at three scales, KL divergence, and a judge if asked.
+
+  L1 alone is content with the median: a small ball on white stays white for
+  long. The squared error is not, and it is what PSNR measures.
 
   Latents are sampled as in a variational autoencoder (Kingma and Welling
   2013, arXiv:1312.6114), which makes the decoder bear small errors in them.
@@ -157,27 +161,28 @@ def reconstruction(
   params = {'params': trainable['autoencoder']}
   mean, log_variance = net.apply(params, video, method='encode')
   noise = jax.vmap(
-      lambda d: jax.random.normal(rng.key(key, 'latent', d), mean.shape[1:])
+    lambda d: jax.random.normal(rng.key(key, 'latent', d), mean.shape[1:])
   )(frames.draw)
   z = mean + jnp.exp(0.5 * log_variance) * noise
   decoded = net.apply(params, z, method='decode')
 
   error = jnp.mean(jnp.abs(decoded - video), axis=(1, 2, 3, 4))
+  squared = jnp.mean((decoded - video) ** 2, axis=(1, 2, 3, 4))
   coarse = _coarse_error(decoded - video)
   kl = 0.5 * (mean**2 + jnp.exp(log_variance) - 1.0 - log_variance)
   kl = jnp.mean(kl, axis=(1, 2, 3, 4))
-  loss = error + config.multiscale * coarse + config.kl * kl
+  loss = error + config.squared * squared
+  loss += config.multiscale * coarse + config.kl * kl
   if judge is not None:
     verdict = discriminator.judge(judge, decoded)
     on = jnp.asarray(step >= config.adversarial_start, jnp.float32)
     loss = loss - on * config.adversarial * verdict
   counted = (frames.draw >= 0).astype(jnp.float32)
-  squared = jnp.mean((decoded - video) ** 2, axis=(1, 2, 3, 4))
   metrics = {
-      'clips': jnp.sum(counted),
-      'l1': jnp.sum(error * counted),
-      'mse': jnp.sum(squared * counted),
-      'kl': jnp.sum(kl * counted),
+    'clips': jnp.sum(counted),
+    'l1': jnp.sum(error * counted),
+    'mse': jnp.sum(squared * counted),
+    'kl': jnp.sum(kl * counted),
   }
   return jnp.sum(loss * counted), jnp.sum(counted), metrics
 
@@ -191,18 +196,18 @@ def _coarse_error(difference: Video) -> Float[Array, ' B']:
   total = 0.0
   for _ in range(2):
     difference = 0.25 * sum(
-        difference[:, :, i::2, j::2] for i in (0, 1) for j in (0, 1)
+      difference[:, :, i::2, j::2] for i in (0, 1) for j in (0, 1)
     )
     total += jnp.mean(jnp.abs(difference), axis=(1, 2, 3, 4))
   return total
 
 
 def discrimination(
-    judge: Params,
-    trainable: Params,
-    frames: batch.Frames,
-    *,
-    model: autoencoder.AutoencoderConfig,
+  judge: Params,
+  trainable: Params,
+  frames: batch.Frames,
+  *,
+  model: autoencoder.AutoencoderConfig,
 ) -> tuple[Array, Array, Sums]:
   """Hinge loss of the discriminator on real crops and their reconstructions.
 

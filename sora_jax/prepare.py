@@ -18,10 +18,14 @@ from etils import epath
 from jaxtyping import Array, Float
 
 from sora_jax import (
-    batch,
-    config as config_lib,
-    networks as networks_lib,
-    objectives,
+  batch,
+  objectives,
+)
+from sora_jax import (
+  config as config_lib,
+)
+from sora_jax import (
+  networks as networks_lib,
 )
 from sora_jax.data import latents, pipeline, sources, transforms
 from sora_jax.models import autoencoder, text
@@ -46,7 +50,7 @@ def main(config: config_lib.Config, flags: types.SimpleNamespace) -> None:
 
 
 def prepare(
-    config: config_lib.Config, frozen: dict[str, Params], out: epath.Path
+  config: config_lib.Config, frozen: dict[str, Params], out: epath.Path
 ) -> None:
   """Encodes every clip of the corpus, and captions if their encoder is frozen.
 
@@ -55,9 +59,9 @@ def prepare(
   """
   source = pipeline.make_source(config.data)
   encode = jax.jit(
-      lambda params, video: autoencoder.encode(
-          config.autoencoder, params, objectives.to_pixels(video)
-      )
+    lambda params, video: autoencoder.encode(
+      config.autoencoder, params, objectives.to_pixels(video)
+    )
   )
   features = _feature_fn(config, frozen.get('text'))
   count = 0
@@ -78,8 +82,8 @@ def prepare(
     if not count:
       raise ValueError(f'no clip of {source} could be prepared')
     info = {
-        'channels': config.autoencoder.channels,
-        'autoencoder': digest(frozen['autoencoder']),
+      'channels': config.autoencoder.channels,
+      'autoencoder': digest(frozen['autoencoder']),
     }
     if features:
       empty = features('')
@@ -112,7 +116,7 @@ def windows(frames: int, most: int) -> list[tuple[int, int]]:
 
 
 def native_size(
-    shape: tuple[int, ...], target: batch.Size, side: int
+  shape: tuple[int, ...], target: batch.Size, side: int
 ) -> tuple[int, int]:
   """Width and height at a clip's own aspect with about the target's pixels."""
   _, H, W, _ = shape
@@ -164,22 +168,22 @@ def digest(params: Params) -> str:
 
 
 def check_origin(
-    source: latents.LatentSource, frozen: dict[str, Params]
+  source: latents.LatentSource, frozen: dict[str, Params]
 ) -> None:
   """Raises ValueError where another autoencoder made the latents."""
   ours = digest(frozen['autoencoder'])
   if source.info['autoencoder'] != ours:
     raise ValueError(
-        f'{source.directory} was prepared with another autoencoder '
-        f'({source.info["autoencoder"][:12]}, this is {ours[:12]}); remove it '
-        'to prepare it again'
+      f'{source.directory} was prepared with another autoencoder '
+      f'({source.info["autoencoder"][:12]}, this is {ours[:12]}); remove it '
+      'to prepare it again'
     )
 
 
 def latent_statistics(
-    config: autoencoder.AutoencoderConfig,
-    params: Params,
-    batches: Iterator[batch.Frames],
+  config: autoencoder.AutoencoderConfig,
+  params: Params,
+  batches: Iterator[batch.Frames],
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
   """Mean and standard deviation of each latent channel over some batches."""
   net = autoencoder.Autoencoder(config)

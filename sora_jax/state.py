@@ -29,12 +29,12 @@ Params = Any
 
 
 def initialise(
-    init: Callable[[Key[Array, '']], Params],
-    transform: optax.GradientTransformation,
-    key: Key[Array, ''],
-    *,
-    frozen: Params,
-    judge: optax.GradientTransformation | None = None,
+  init: Callable[[Key[Array, '']], Params],
+  transform: optax.GradientTransformation,
+  key: Key[Array, ''],
+  *,
+  frozen: Params,
+  judge: optax.GradientTransformation | None = None,
 ) -> State:
   """The state of step 0; pure, so that `jit` can shard it as it is made.
 
@@ -48,12 +48,12 @@ def initialise(
   key_params, key_judge = jax.random.split(key)
   trainable = sharding.unbox(init(key_params))
   state = dict(
-      step=jnp.zeros((), jnp.int32),
-      trainable=trainable,
-      frozen=frozen,
-      ema=jax.tree.map(jnp.copy, trainable),
-      opt=transform.init(trainable),
-      counters=optimizer.init_counters(),
+    step=jnp.zeros((), jnp.int32),
+    trainable=trainable,
+    frozen=frozen,
+    ema=jax.tree.map(jnp.copy, trainable),
+    opt=transform.init(trainable),
+    counters=optimizer.init_counters(),
   )
   if judge is not None:
     params = discriminator.init(key_judge)
@@ -62,7 +62,7 @@ def initialise(
 
 
 def shardings(
-    init: Callable[[Key[Array, '']], Params], state: State, mesh: Mesh
+  init: Callable[[Key[Array, '']], Params], state: State, mesh: Mesh
 ) -> State:
   """Where each array of the state lies.
 
@@ -80,7 +80,7 @@ def shardings(
 def abstract(state: State, where: State) -> State:
   """Shapes and shardings: what a checkpoint is restored into."""
   return jax.tree.map(
-      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-      state,
-      where,
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    state,
+    where,
   )

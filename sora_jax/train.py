@@ -20,16 +20,22 @@ from etils import epath
 from jaxtyping import Array, Key
 
 from sora_jax import (
-    checkpoint,
-    config as config_lib,
-    generate,
-    networks as networks_lib,
-    objectives,
-    optimizer,
-    prepare,
-    sharding,
-    state as state_lib,
-    writers,
+  checkpoint,
+  generate,
+  objectives,
+  optimizer,
+  prepare,
+  sharding,
+  writers,
+)
+from sora_jax import (
+  config as config_lib,
+)
+from sora_jax import (
+  networks as networks_lib,
+)
+from sora_jax import (
+  state as state_lib,
 )
 from sora_jax.data import latents, pipeline
 from sora_jax.models import autoencoder, dit
@@ -71,13 +77,13 @@ def train(config: config_lib.Config, workdir: epath.Path) -> State:
   with sharding.use(mesh):
     rows = sharding.process_rows(config.data.limits.rows, mesh)
     make_problem = {
-        config_lib.Stage.AUTOENCODER: autoencoder_problem,
-        config_lib.Stage.DIFFUSION: diffusion_problem,
+      config_lib.Stage.AUTOENCODER: autoencoder_problem,
+      config_lib.Stage.DIFFUSION: diffusion_problem,
     }[config.stage]
     problem = make_problem(config, workdir, rows)
     writers.write_config(workdir, config_lib.to_dict(config))
     store = checkpoint.CheckpointStore(
-        workdir / 'checkpoints', keep=config.run.keep
+      workdir / 'checkpoints', keep=config.run.keep
     )
     with store:
       state, step_fn = _start(config, problem, store, mesh)
@@ -87,10 +93,10 @@ def train(config: config_lib.Config, workdir: epath.Path) -> State:
 
 
 def export(
-    config: config_lib.Config,
-    problem: Problem,
-    state: State,
-    path: epath.Path,
+  config: config_lib.Config,
+  problem: Problem,
+  state: State,
+  path: epath.Path,
 ) -> None:
   """Writes the averaged weights as a model directory.
 
@@ -100,13 +106,13 @@ def export(
   if config.stage is config_lib.Stage.AUTOENCODER:
     batches = (problem.make_batch(i) for i in range(STATISTICS_BATCHES))
     mean, std = prepare.latent_statistics(
-        config.autoencoder, params['autoencoder'], batches
+      config.autoencoder, params['autoencoder'], batches
     )
     config.autoencoder.latent_mean = mean
     config.autoencoder.latent_std = std
   if jax.process_index() == 0:
     networks_lib.write(
-        path, networks_lib.Networks(config, params), config.run.export_dtype
+      path, networks_lib.Networks(config, params), config.run.export_dtype
     )
 
 
@@ -114,14 +120,14 @@ def export(
 
 
 def autoencoder_problem(
-    config: config_lib.Config, workdir: epath.Path, rows: np.ndarray
+  config: config_lib.Config, workdir: epath.Path, rows: np.ndarray
 ) -> Problem:
   """Stage 1: pixels to latents and back, from crops of the corpus."""
   del workdir
   model, weights = config.autoencoder, config.reconstruction
   autoencoder.check(model)
   batches = pipeline.FrameBatches(
-      pipeline.make_source(config.data), config.data, config.seed, rows
+    pipeline.make_source(config.data), config.data, config.seed, rows
   )
   for crop in batches.crops:
     autoencoder.check_size(model, crop.frames, crop.height, crop.width)
@@ -130,33 +136,33 @@ def autoencoder_problem(
 
   def loss(state, trainable, frames):
     return objectives.reconstruction(
-        trainable,
-        frames,
-        root,
-        model=model,
-        config=weights,
-        judge=state['judge']['params'] if adversarial else None,
-        step=state['step'],
+      trainable,
+      frames,
+      root,
+      model=model,
+      config=weights,
+      judge=state['judge']['params'] if adversarial else None,
+      step=state['step'],
     )
 
   def judge_loss(state, judge, frames):
     return objectives.discrimination(
-        judge, state['trainable'], frames, model=model
+      judge, state['trainable'], frames, model=model
     )
 
   names = ('autoencoder',)
   return Problem(
-      init=networks_lib.make_init(config, names),
-      start=networks_lib.read_start(config, names),
-      frozen={},
-      loss=loss,
-      judge_loss=judge_loss if adversarial else None,
-      make_batch=batches,
+    init=networks_lib.make_init(config, names),
+    start=networks_lib.read_start(config, names),
+    frozen={},
+    loss=loss,
+    judge_loss=judge_loss if adversarial else None,
+    make_batch=batches,
   )
 
 
 def diffusion_problem(
-    config: config_lib.Config, workdir: epath.Path, rows: np.ndarray
+  config: config_lib.Config, workdir: epath.Path, rows: np.ndarray
 ) -> Problem:
   """Stage 2: latents of the frozen autoencoder, from their captions.
 
@@ -170,29 +176,29 @@ def diffusion_problem(
   prepare.check_origin(source, frozen)
   dit.check(config.model)
   batches = pipeline.PackBatches(
-      source, config.data, config.model.patch, config.seed, rows
+    source, config.data, config.model.patch, config.seed, rows
   )
   root = jax.random.key(config.seed)
 
   def loss(state, trainable, pack):
     del state
     return objectives.denoising(
-        trainable,
-        pack,
-        root,
-        model=config.model,
-        encoder=config.text,
-        config=config.denoising,
+      trainable,
+      pack,
+      root,
+      model=config.model,
+      encoder=config.text,
+      config=config.denoising,
     )
 
   names = ('dit',) if 'text' in frozen else ('dit', 'text')
   return Problem(
-      init=networks_lib.make_init(config, names),
-      start=networks_lib.read_start(config, names),
-      frozen=frozen,
-      loss=loss,
-      judge_loss=None,
-      make_batch=batches,
+    init=networks_lib.make_init(config, names),
+    start=networks_lib.read_start(config, names),
+    frozen=frozen,
+    loss=loss,
+    judge_loss=None,
+    make_batch=batches,
   )
 
 
@@ -200,23 +206,23 @@ def diffusion_problem(
 
 
 def make_step(
-    config: config_lib.Config,
-    problem: Problem,
-    transform: optax.GradientTransformation,
-    judge: optax.GradientTransformation,
+  config: config_lib.Config,
+  problem: Problem,
+  transform: optax.GradientTransformation,
+  judge: optax.GradientTransformation,
 ) -> Callable[[State, Any], tuple[State, dict[str, Array]]]:
   """One update from one batch, as a pure function; metrics are sums."""
 
   def step(state, batch):
     grads, sums = _gradients(
-        lambda params, part: problem.loss(state, params, part),
-        state['trainable'],
-        batch,
-        config.run.accumulate,
+      lambda params, part: problem.loss(state, params, part),
+      state['trainable'],
+      batch,
+      config.run.accumulate,
     )
     loss = sums['loss'] / jnp.maximum(sums['count'], 1)
     following, norm = optimizer.guarded_update(
-        transform, state, grads, loss, config.optim.ema_decay
+      transform, state, grads, loss, config.optim.ema_decay
     )
     sums |= dict(grad_norm=norm, **following['counters'])
     if problem.judge_loss is not None:
@@ -226,10 +232,10 @@ def make_step(
   def _judge_step(state, batch):
     params, opt = state['judge']['params'], state['judge']['opt']
     grads, sums = _gradients(
-        lambda params, part: problem.judge_loss(state, params, part),
-        params,
-        batch,
-        config.run.accumulate,
+      lambda params, part: problem.judge_loss(state, params, part),
+      params,
+      batch,
+      config.run.accumulate,
     )
     updates, opt = judge.update(grads, opt, params)
     params = optax.apply_updates(params, updates)
@@ -240,7 +246,7 @@ def make_step(
 
 
 def _gradients(
-    loss_fn: Callable, params: Params, batch: Any, micro_steps: int
+  loss_fn: Callable, params: Params, batch: Any, micro_steps: int
 ) -> tuple[Params, dict[str, Array]]:
   """Gradient of the mean loss over a batch that is cut into micro-batches.
 
@@ -264,13 +270,13 @@ def _gradients(
   else:
     parts = jax.tree.map(cut, batch)
     zeros = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, x.dtype),
-        jax.eval_shape(one, jax.tree.map(lambda x: x[0], parts)),
+      lambda x: jnp.zeros(x.shape, x.dtype),
+      jax.eval_shape(one, jax.tree.map(lambda x: x[0], parts)),
     )
     total, _ = jax.lax.scan(
-        lambda sums, part: (jax.tree.map(jnp.add, sums, one(part)), None),
-        zeros,
-        parts,
+      lambda sums, part: (jax.tree.map(jnp.add, sums, one(part)), None),
+      zeros,
+      parts,
     )
   grads, sums = total
   count = jnp.maximum(sums['count'], 1)
@@ -281,27 +287,27 @@ def _gradients(
 
 
 def _start(
-    config: config_lib.Config,
-    problem: Problem,
-    store: checkpoint.CheckpointStore,
-    mesh: jax.sharding.Mesh,
+  config: config_lib.Config,
+  problem: Problem,
+  store: checkpoint.CheckpointStore,
+  mesh: jax.sharding.Mesh,
 ) -> tuple[State, Callable]:
   """The state to go on from, where it shall lie, and the compiled step."""
   if config.data.limits.rows % config.run.accumulate:
     raise ValueError(
-        f'{config.data.limits.rows=} must be a multiple of '
-        f'{config.run.accumulate=}'
+      f'{config.data.limits.rows=} must be a multiple of '
+      f'{config.run.accumulate=}'
     )
   transform = optimizer.make_optimizer(config.optim, config.run.steps)
   has_judge = problem.judge_loss is not None
 
   def create(key, frozen):
     return state_lib.initialise(
-        problem.init,
-        transform,
-        key,
-        frozen=frozen,
-        judge=transform_judge if has_judge else None,
+      problem.init,
+      transform,
+      key,
+      frozen=frozen,
+      judge=transform_judge if has_judge else None,
     )
 
   transform_judge = optimizer.make_optimizer(config.optim, config.run.steps)
@@ -314,36 +320,36 @@ def _start(
     for name in ('trainable', 'ema'):
       # Copies, because the step donates both.
       placed = jax.device_put(
-          state[name] | problem.start, where[name], may_alias=False
+        state[name] | problem.start, where[name], may_alias=False
       )
       state[name] = placed
   else:
     logging.info('going on from step %d', restored.step)
     state = restored.state
   step_fn = jax.jit(
-      make_step(config, problem, transform, transform_judge),
-      donate_argnums=0,
-      in_shardings=(where, sharding.batch_sharding(mesh)),
-      out_shardings=(where, sharding.replicated(mesh)),
+    make_step(config, problem, transform, transform_judge),
+    donate_argnums=0,
+    in_shardings=(where, sharding.batch_sharding(mesh)),
+    out_shardings=(where, sharding.replicated(mesh)),
   )
   return state, step_fn
 
 
 def _loop(
-    config: config_lib.Config,
-    problem: Problem,
-    store: checkpoint.CheckpointStore,
-    mesh: jax.sharding.Mesh,
-    state: State,
-    step_fn: Callable,
-    workdir: epath.Path,
+  config: config_lib.Config,
+  problem: Problem,
+  store: checkpoint.CheckpointStore,
+  mesh: jax.sharding.Mesh,
+  state: State,
+  step_fn: Callable,
+  workdir: epath.Path,
 ) -> State:
   """Steps to the end. Metrics are read one step late, so nothing waits."""
   first = int(state['step'])
   run = config.run
   batches = pipeline.iterate(problem.make_batch, first, config.data)
   writer = writers.MetricWriter(
-      workdir, run.steps, every=run.log_every, start_step=first
+    workdir, run.steps, every=run.log_every, start_step=first
   )
   throughput = writers.Throughput()
   # An autoencoder has no prompts to sample.
@@ -366,29 +372,29 @@ def _loop(
       if samples and step % run.sample_every == 0:
         with jax.transfer_guard('allow'):
           generate.sample_while_training(
-              config,
-              state['ema'] | state['frozen'],
-              workdir / 'samples' / str(step),
+            config,
+            state['ema'] | state['frozen'],
+            workdir / 'samples' / str(step),
           )
   store.wait()
   return state
 
 
 def _report(
-    config: config_lib.Config,
-    writer: writers.MetricWriter,
-    throughput: writers.Throughput,
-    step: int,
-    sums: dict[str, Array],
+  config: config_lib.Config,
+  writer: writers.MetricWriter,
+  throughput: writers.Throughput,
+  step: int,
+  sums: dict[str, Array],
 ) -> None:
   """Means of a step's sums, and the end of a run that cannot go on."""
   sums = {k: float(v) for k, v in jax.device_get(sums).items()}
   in_row = int(sums['skipped_in_row'])
   if in_row >= config.optim.max_bad_steps:
     raise FloatingPointError(
-        f'step {step}: {in_row} steps in a row had a loss or a gradient that '
-        f'is not finite (optim.max_bad_steps={config.optim.max_bad_steps}); '
-        'lower optim.learning_rate, or look at the data of these steps'
+      f'step {step}: {in_row} steps in a row had a loss or a gradient that '
+      f'is not finite (optim.max_bad_steps={config.optim.max_bad_steps}); '
+      'lower optim.learning_rate, or look at the data of these steps'
     )
   throughput.add(int(sums['clips']), int(sums['count']))
   if writer.due(step):

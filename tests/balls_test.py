@@ -165,7 +165,7 @@ def test_captions_promise_what_happens(split):
     assert len(set(truth.colours)) == len(truth.colours)
     velocity = truth.velocity[0, :, 0]
     for ball, radius, v in zip(
-        promised.balls, truth.radius, velocity, strict=True
+      promised.balls, truth.radius, velocity, strict=True
     ):
       low, high = captions.SIZES[ball.size]
       assert low <= radius <= high
@@ -185,9 +185,9 @@ def test_an_image_is_the_first_frame_with_a_caption_of_things_only():
 def test_every_sentence_is_written():
   for law in balls.LAWS:
     written = {
-        caption.split(' ball ')[1].split(' ')[0]
-        for caption, truth in simulated(400)
-        if truth.law == law
+      caption.split(' ball ')[1].split(' ')[0]
+      for caption, truth in simulated(400)
+      if truth.law == law
     }
     assert len(written) >= 3
 
@@ -196,13 +196,13 @@ def scene(position, radius, colours, frames=1):
   """A truth of balls at rest."""
   position = np.broadcast_to(np.array(position), (frames, len(radius), 2))
   return balls.Truth(
-      law='uniform',
-      colours=colours,
-      radius=np.array(radius),
-      position=position,
-      velocity=np.zeros_like(position),
-      in_view=np.ones(position.shape[:2], bool),
-      whole=np.ones(position.shape[:2], bool),
+    law='uniform',
+    colours=colours,
+    radius=np.array(radius),
+    position=position,
+    velocity=np.zeros_like(position),
+    in_view=np.ones(position.shape[:2], bool),
+    whole=np.ones(position.shape[:2], bool),
   )
 
 
@@ -242,7 +242,7 @@ def test_prompts_are_held_out_and_balanced_over_laws():
   for (caption, index), p in zip(prompts, promised, strict=True):
     ball = p.balls[0]
     assert balls.held_out(
-        balls.Combination(p.law, ball.colour, ball.size, ball.direction)
+      balls.Combination(p.law, ball.colour, ball.size, ball.direction)
     )
     assert balls.clip(0, index, SIZE, 'test')[0].caption == caption
 

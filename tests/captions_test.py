@@ -17,8 +17,8 @@ def test_a_caption_reads_as_a_person_reads_it():
 
 def test_a_collision_names_the_first_ball_first():
   promised = captions.attributes(
-      'a large cyan ball going right fast hits '
-      'a medium black ball going left at 2.0'
+    'a large cyan ball going right fast hits '
+    'a medium black ball going left at 2.0'
   )
   assert promised.law == 'collision'
   assert [b.colour for b in promised.balls] == ['cyan', 'black']
@@ -34,15 +34,15 @@ def test_an_image_promises_no_motion():
 
 
 @pytest.mark.parametrize(
-    'caption',
-    [
-        'a tiny red ball rolls left at speed 1.3',
-        'a small red ball rolls left',
-        'a small red ball rolls left at speed 1.3 ',
-        'a small red ball going left at 2.0 hits '
-        'a small blue ball going left at 2.0',
-        'a small red ball and a large red ball',
-    ],
+  'caption',
+  [
+    'a tiny red ball rolls left at speed 1.3',
+    'a small red ball rolls left',
+    'a small red ball rolls left at speed 1.3 ',
+    'a small red ball going left at 2.0 hits '
+    'a small blue ball going left at 2.0',
+    'a small red ball and a large red ball',
+  ],
 )
 def test_what_is_not_of_the_grammar_is_refused_by_name(caption):
   with pytest.raises(ValueError) as error:
@@ -52,12 +52,12 @@ def test_what_is_not_of_the_grammar_is_refused_by_name(caption):
 
 def test_every_sentence_is_read_as_its_own_law_and_no_other():
   words = {
-      'a': 'a small red ball',
-      'b': 'a large blue ball',
-      'a_way': 'left',
-      'b_way': 'right',
-      'a_speed': 'slowly',
-      'b_speed': 'at 3.0',
+    'a': 'a small red ball',
+    'b': 'a large blue ball',
+    'a_way': 'left',
+    'b_way': 'right',
+    'a_speed': 'slowly',
+    'b_speed': 'at 3.0',
   }
   for law, sentences in captions.SENTENCES.items():
     for sentence in sentences:

@@ -16,7 +16,7 @@ def blurred(video):
     pad = [(2, 2) if a == axis else (0, 0) for a in range(4)]
     padded = np.pad(video, pad, mode='edge')
     parts = [
-        np.take(padded, range(i, i + video.shape[axis]), axis) for i in range(5)
+      np.take(padded, range(i, i + video.shape[axis]), axis) for i in range(5)
     ]
     weights = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
     video = sum(w * p for w, p in zip(weights, parts, strict=True))
@@ -80,18 +80,18 @@ def test_path_and_radius_are_those_of_the_simulator():
       assert ball.radius == pytest.approx(truth.radius[k], abs=0.02)
       which = truth.whole[:, k]
       np.testing.assert_allclose(
-          ball.position[which], truth.position[which, k], atol=0.03
+        ball.position[which], truth.position[which, k], atol=0.03
       )
 
 
 @pytest.mark.parametrize(
-    ('broken', 'caption'),
-    [
-        ('colour', 'a small green ball rolls left at speed 2.0'),
-        ('direction', 'a small red ball rolls right at speed 2.0'),
-        ('size', 'a large red ball rolls left at speed 2.0'),
-        ('law', 'a small red ball flies left at speed 2.0 and drops'),
-    ],
+  ('broken', 'caption'),
+  [
+    ('colour', 'a small green ball rolls left at speed 2.0'),
+    ('direction', 'a small red ball rolls right at speed 2.0'),
+    ('size', 'a large red ball rolls left at speed 2.0'),
+    ('law', 'a small red ball flies left at speed 2.0 and drops'),
+  ],
 )
 def test_each_broken_promise_is_found_and_no_other(broken, caption):
   video = rolling(speed=2.0)
@@ -117,13 +117,13 @@ def rolling(speed):
   everywhere = np.ones((33, 1), bool)
   velocity = np.broadcast_to([-speed, 0.0], position.shape)
   truth = balls.Truth(
-      'uniform',
-      ['red'],
-      np.array([0.8]),
-      position,
-      velocity,
-      everywhere,
-      everywhere,
+    'uniform',
+    ['red'],
+    np.array([0.8]),
+    position,
+    velocity,
+    everywhere,
+    everywhere,
   )
   return balls.render(truth, SIZE)
 
@@ -134,13 +134,13 @@ def test_a_ball_twice_as_fast_is_off_by_its_speed():
   position = np.stack([9.0 - time, np.full_like(time, 4.0)], axis=-1)
   counted = np.arange(33)[:, None] < 20  # until the drawn ball is cut
   truth = balls.Truth(
-      'uniform',
-      ['red'],
-      np.array([0.8]),
-      position,
-      np.broadcast_to([-1.0, 0.0], position.shape),
-      counted,
-      counted,
+    'uniform',
+    ['red'],
+    np.array([0.8]),
+    position,
+    np.broadcast_to([-1.0, 0.0], position.shape),
+    counted,
+    counted,
   )
   assert tracker.velocity_error(video, truth) == pytest.approx(1.0, abs=0.02)
 

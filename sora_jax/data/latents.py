@@ -54,7 +54,7 @@ class Writer:
     self._partial.mkdir(parents=True)
     # group_size 1: training reads single records in random order.
     self._records = array_record_module.ArrayRecordWriter(
-        str(self._partial / RECORDS), 'group_size:1,uncompressed'
+      str(self._partial / RECORDS), 'group_size:1,uncompressed'
     )
     self._rows: list[Row] = []
     return self
@@ -109,18 +109,18 @@ class LatentSource:
   def __getitem__(self, index: int) -> Record:
     if self._reader is None:
       self._reader = array_record_module.ArrayRecordReader(
-          str(self.directory / RECORDS)
+        str(self.directory / RECORDS)
       )
     try:
       arrays = safetensors.numpy.load(self._reader.read([index])[0])
     except RuntimeError as error:
       raise ValueError(
-          f'{self.directory / RECORDS}: record {index} is damaged: {error}'
+        f'{self.directory / RECORDS}: record {index} is damaged: {error}'
       ) from error
     captions = range(len(arrays) - 1)
     return Record(
-        arrays['latent'].astype(np.float32),
-        tuple(arrays[f'features_{i}'] for i in captions),
+      arrays['latent'].astype(np.float32),
+      tuple(arrays[f'features_{i}'] for i in captions),
     )
 
 
@@ -128,8 +128,6 @@ def _read_rows(path: epath.Path) -> Iterator[Row]:
   for number, line in enumerate(path.read_text().splitlines(), 1):
     try:
       fields = json.loads(line)
-      yield Row(
-          fields['id'], tuple(fields['size']), list(fields['captions'])
-      )
+      yield Row(fields['id'], tuple(fields['size']), list(fields['captions']))
     except (ValueError, KeyError, TypeError) as error:
       raise ValueError(f'{path}, line {number}: {error}') from error

@@ -67,11 +67,11 @@ def make_source(config: DataConfig) -> Any:
   if config.corpus is Corpus.WORLD:
     sizes = tuple(batch.parse_size(s) for s in config.sizes)
     return sources.WorldSource(
-        config.world, sizes, config.clips, split=config.split
+      config.world, sizes, config.clips, split=config.split
     )
   if not config.path:
     raise ValueError(
-        f'data.path is empty; a {config.corpus.value} corpus needs its place'
+      f'data.path is empty; a {config.corpus.value} corpus needs its place'
     )
   if config.corpus is Corpus.FOLDER:
     return sources.FolderSource(config.path)
@@ -79,7 +79,7 @@ def make_source(config: DataConfig) -> Any:
 
 
 def iterate(
-    make_batch: Callable[[int], Any], start: int, config: DataConfig
+  make_batch: Callable[[int], Any], start: int, config: DataConfig
 ) -> Iterator[Any]:
   """Batches from step `start` on, without end, read ahead by grain."""
   steps = grain.MapDataset.range(start, 2**31 - 1).map(make_batch)
@@ -90,7 +90,7 @@ def iterate(
   if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # grain reads flags of its own
   options = grain.MultiprocessingOptions(
-      num_workers=config.workers, per_worker_buffer_size=ahead
+    num_workers=config.workers, per_worker_buffer_size=ahead
   )
   return iter(steps.to_iter_dataset().mp_prefetch(options))
 
@@ -106,7 +106,7 @@ class FrameBatches:
   """
 
   def __init__(
-      self, source: Any, config: DataConfig, seed: int, rows: RowIndex
+    self, source: Any, config: DataConfig, seed: int, rows: RowIndex
   ):
     self._source, self._seed, self._rows = source, seed, rows
     self.crops = [batch.parse_size(s) for s in config.crops]
@@ -121,14 +121,14 @@ class FrameBatches:
     clips = [self._crop(int(draw), crop) for draw in draws]
     empty = np.zeros((crop.frames, crop.height, crop.width, 3), np.uint8)
     return batch.Frames(
-        video=np.stack([empty if c is None else c for c in clips]),
-        draw=np.array(
-            [-1 if c is None else d for c, d in zip(clips, draws, strict=True)],
-            np.int32,
-        ),
+      video=np.stack([empty if c is None else c for c in clips]),
+      draw=np.array(
+        [-1 if c is None else d for c, d in zip(clips, draws, strict=True)],
+        np.int32,
+      ),
     )
 
-  def _order(self, epoch: int) -> Int[np.ndarray, 'n']:
+  def _order(self, epoch: int) -> Int[np.ndarray, ' n']:
     if self._shuffled[0] != epoch:
       order = transforms.generator(self._seed, 'order', epoch)
       self._shuffled = (epoch, order.permutation(len(self._source)))
@@ -159,21 +159,21 @@ class PackBatches:
   """
 
   def __init__(
-      self,
-      source: latents.LatentSource,
-      config: DataConfig,
-      patch: tuple[int, int, int],
-      seed: int,
-      rows: RowIndex,
+    self,
+    source: latents.LatentSource,
+    config: DataConfig,
+    patch: tuple[int, int, int],
+    seed: int,
+    rows: RowIndex,
   ):
     self._source, self._config, self._patch = source, config, patch
     self._seed, self._rows = seed, rows
     grids = [tokens.token_grid(row.size, patch) for row in source.rows]
     per_frame = config.groups is Groups.FRAME
     needs = plan.Needs(
-        tokens=np.array([np.prod(grid) for grid in grids], int),
-        text=np.array([_text_slots(row) for row in source.rows], int),
-        groups=np.array([g[0] if per_frame else 1 for g in grids], int),
+      tokens=np.array([np.prod(grid) for grid in grids], int),
+      text=np.array([_text_slots(row) for row in source.rows], int),
+      groups=np.array([g[0] if per_frame else 1 for g in grids], int),
     )
     self._plan = plan.Plan(needs, config.limits, seed)
 
@@ -181,9 +181,7 @@ class PackBatches:
     rows = self._plan.rows(step)
     packed = [self._pack_row(rows[i]) for i in self._rows]
     columns = zip(*packed, strict=True)
-    return batch.Pack(
-        *(None if c[0] is None else np.stack(c) for c in columns)
-    )
+    return batch.Pack(*(None if c[0] is None else np.stack(c) for c in columns))
 
   def _pack_row(self, row: plan.Row) -> batch.Pack:
     """One row of a pack, without the batch axis."""
@@ -216,28 +214,28 @@ class PackBatches:
     width = self._source.info.get('text_width')
     channels = self._source.info['channels']
     return batch.Pack(
-        tokens=np.zeros((N, int(np.prod(self._patch)) * channels), np.float32),
-        position=zeros(N, 3),
-        index=zeros(N),
-        segment=zeros(N),
-        group=zeros(N),
-        group_clip=zeros(G),
-        group_index=zeros(G),
-        text_of=zeros(N),
-        text_segment=zeros(L),
-        draw=np.full(M, -1, np.int32),
-        tokens_in_clip=zeros(M),
-        text_ids=None if width else zeros(L),
-        text=np.zeros((L, width), np.float32) if width else None,
+      tokens=np.zeros((N, int(np.prod(self._patch)) * channels), np.float32),
+      position=zeros(N, 3),
+      index=zeros(N),
+      segment=zeros(N),
+      group=zeros(N),
+      group_clip=zeros(G),
+      group_index=zeros(G),
+      text_of=zeros(N),
+      text_segment=zeros(L),
+      draw=np.full(M, -1, np.int32),
+      tokens_in_clip=zeros(M),
+      text_ids=None if width else zeros(L),
+      text=np.zeros((L, width), np.float32) if width else None,
     )
 
   def _write_text(
-      self,
-      out: batch.Pack,
-      start: int,
-      m: int,
-      entry: plan.Entry,
-      record: latents.Record,
+    self,
+    out: batch.Pack,
+    start: int,
+    m: int,
+    entry: plan.Entry,
+    record: latents.Record,
   ) -> int:
     """Puts one caption of a clip into its row; returns the slots it took."""
     rng = transforms.generator(self._seed, 'caption', entry.draw)

@@ -32,9 +32,9 @@ class Limits:
 class Needs(NamedTuple):
   """What each of the `n` clips of a corpus takes of a row."""
 
-  tokens: Int[np.ndarray, 'n']
-  text: Int[np.ndarray, 'n']
-  groups: Int[np.ndarray, 'n']
+  tokens: Int[np.ndarray, ' n']
+  text: Int[np.ndarray, ' n']
+  groups: Int[np.ndarray, ' n']
 
 
 class Entry(NamedTuple):
@@ -59,8 +59,9 @@ class Plan:
   def rows(self, step: int) -> list[Row]:
     """The `limits.rows` rows of a step; some are empty at an epoch's end."""
     while step >= self._first_step[-1]:
-      steps = -(-len(self._rows_of(len(self._first_step) - 1))
-                // self._limits.rows)
+      steps = -(
+        -len(self._rows_of(len(self._first_step) - 1)) // self._limits.rows
+      )
       self._first_step.append(self._first_step[-1] + steps)
     epoch = bisect.bisect_right(self._first_step, step) - 1
     start = (step - self._first_step[epoch]) * self._limits.rows
@@ -102,11 +103,16 @@ class Plan:
 def _check(needs: Needs, limits: Limits) -> None:
   if not len(needs.tokens):
     raise ValueError('there are no clips to plan: the corpus is empty')
+  for name in ('rows', 'clips'):
+    if getattr(limits, name) < 1:
+      raise ValueError(
+        f'data.limits.{name}={getattr(limits, name)} must be at least 1'
+      )
   for name in ('tokens', 'text', 'groups'):
     most, limit = int(getattr(needs, name).max()), getattr(limits, name)
     if most > limit:
       clip = int(getattr(needs, name).argmax())
       raise ValueError(
-          f'clip {clip} needs {most} {name}, but data.limits.{name} is '
-          f'{limit}: raise it to {most}, or use smaller clips'
+        f'clip {clip} needs {most} {name}, but data.limits.{name} is '
+        f'{limit}: raise it to {most}, or use smaller clips'
       )

@@ -32,8 +32,8 @@ def byte_ids(caption: str, limit: int) -> list[int]:
   ids = [byte + BYTE_OFFSET for byte in caption.encode()] + [END]
   if len(ids) > limit:
     raise ValueError(
-        f'caption of {len(ids) - 1} bytes does not fit {limit} text slots '
-        f'with its end token: {caption[:40]!r}...'
+      f'caption of {len(ids) - 1} bytes does not fit {limit} text slots '
+      f'with its end token: {caption[:40]!r}...'
     )
   return ids
 
@@ -44,8 +44,8 @@ def resize(video: Video, width: int, height: int) -> Video:
     return video
   filter_ = Image.Resampling.BICUBIC
   frames = [
-      np.asarray(Image.fromarray(f).resize((width, height), filter_))
-      for f in video
+    np.asarray(Image.fromarray(f).resize((width, height), filter_))
+    for f in video
   ]
   return np.stack(frames)
 
@@ -54,15 +54,16 @@ def cover(video: Video, width: int, height: int) -> Video:
   """Scales to cover width x height at native aspect, then cuts the middle."""
   H, W = video.shape[1:3]
   scale = max(width / W, height / H)
-  video = resize(video, max(width, round(W * scale)),
-                 max(height, round(H * scale)))
+  video = resize(
+    video, max(width, round(W * scale)), max(height, round(H * scale))
+  )
   top = (video.shape[1] - height) // 2
   left = (video.shape[2] - width) // 2
   return video[:, top : top + height, left : left + width]
 
 
 def random_crop(
-    video: Video, width: int, height: int, rng: np.random.Generator
+  video: Video, width: int, height: int, rng: np.random.Generator
 ) -> Video:
   """A window of width x height at native aspect and a random scale.
 
@@ -73,8 +74,9 @@ def random_crop(
   smallest = max(width / W, height / H)
   scale = np.exp(rng.uniform(min(0.0, np.log(smallest)), 0.0))
   scale = max(scale, smallest)
-  video = resize(video, max(width, round(W * scale)),
-                 max(height, round(H * scale)))
+  video = resize(
+    video, max(width, round(W * scale)), max(height, round(H * scale))
+  )
   top = rng.integers(video.shape[1] - height + 1)
   left = rng.integers(video.shape[2] - width + 1)
   return video[:, top : top + height, left : left + width]

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+import safetensors
 import safetensors.numpy
 from etils import epath
 from flax import traverse_util
@@ -22,11 +23,13 @@ from flax import traverse_util
 Params = Any
 
 INDEX = 'model_index.json'
+# Types of stored numbers, by their names in a safetensors file.
+DTYPES = {'F32': np.float32, 'F16': np.float16, 'BF16': jnp.bfloat16}
 # Name of a network in our trees -> its folder and file.
 PLACES = {
-    'dit': ('transformer', 'diffusion_pytorch_model.safetensors'),
-    'text': ('text_encoder', 'model.safetensors'),
-    'autoencoder': ('vae', 'diffusion_pytorch_model.safetensors'),
+  'dit': ('transformer', 'diffusion_pytorch_model.safetensors'),
+  'text': ('text_encoder', 'model.safetensors'),
+  'autoencoder': ('vae', 'diffusion_pytorch_model.safetensors'),
 }
 
 
@@ -39,7 +42,7 @@ class Model(NamedTuple):
 
 
 def write(
-    directory: epath.PathLike, model: Model, dtype: str = 'float32'
+  directory: epath.PathLike, model: Model, dtype: str = 'float32'
 ) -> None:
   """Writes a model; a directory that exists is replaced when all is written.
 
@@ -82,12 +85,17 @@ def read(directory: epath.PathLike) -> Model:
   if not is_model(directory):
     raise ValueError(f'{directory} has no {INDEX}: it is not a model')
   index = _read_json(directory / INDEX)
+  if not set(index.get('networks', ['?'])) <= set(PLACES):
+    raise ValueError(
+      f'{directory / INDEX} is of another kind: its "networks" must be '
+      f'some of {", ".join(PLACES)}'
+    )
   configs, params = {}, {}
   for name in index['networks']:
     folder, file = PLACES[name]
     configs[name] = _read_json(directory / folder / 'config.json')
     params[name] = _read_tensors(directory / folder / file)
-  return Model(configs, params, index['sampling'])
+  return Model(configs, params, index.get('sampling', {}))
 
 
 def digest(directory: epath.PathLike) -> str:
@@ -106,9 +114,18 @@ def _read_json(path: epath.Path) -> dict[str, Any]:
 
 
 def _read_tensors(path: epath.Path) -> Params:
+  # Not by safetensors.numpy.load, which writes bfloat16 but cannot read it.
   try:
-    arrays = safetensors.numpy.load(path.read_bytes())
+    tensors = safetensors.deserialize(path.read_bytes())
   except (OSError, safetensors.SafetensorError) as error:
     raise ValueError(f'{path}: {error}') from error
-  flat = {k: v.astype(np.float32) for k, v in arrays.items()}
+  flat = {}
+  for name, tensor in tensors:
+    if tensor['dtype'] not in DTYPES:
+      raise ValueError(
+        f'{path}: {name} is stored as {tensor["dtype"]}; what can be read '
+        f'is {", ".join(DTYPES)}'
+      )
+    stored = np.frombuffer(tensor['data'], DTYPES[tensor['dtype']])
+    flat[name] = stored.reshape(tensor['shape']).astype(np.float32)
   return traverse_util.unflatten_dict(flat, sep='.')

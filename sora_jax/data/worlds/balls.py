@@ -42,18 +42,18 @@ IN_VIEW = 25
 SPEED_RANGES = {'inside': ((1.0, 4.0),), 'outside': ((0.1, 0.8), (4.5, 6.0))}
 # Radius by law and split: what of the range of a word is used.
 RADII = {
-    ('single', 'inside'): {
-        'small': (0.7, 0.88),
-        'medium': (0.96, 1.14),
-        'large': (1.22, 1.4),
-    },
-    ('pair', 'inside'): {
-        'small': (0.5, 0.88),
-        'medium': (0.96, 1.14),
-        'large': (1.22, 1.5),
-    },
-    ('single', 'outside'): {'small': (0.3, 0.6), 'large': (1.5, 2.0)},
-    ('pair', 'outside'): {'small': (0.3, 0.4), 'large': (1.7, 2.0)},
+  ('single', 'inside'): {
+    'small': (0.7, 0.88),
+    'medium': (0.96, 1.14),
+    'large': (1.22, 1.4),
+  },
+  ('pair', 'inside'): {
+    'small': (0.5, 0.88),
+    'medium': (0.96, 1.14),
+    'large': (1.22, 1.5),
+  },
+  ('single', 'outside'): {'small': (0.3, 0.6), 'large': (1.5, 2.0)},
+  ('pair', 'outside'): {'small': (0.3, 0.4), 'large': (1.7, 2.0)},
 }
 
 # Reads a caption of a clip back to what it promises.
@@ -89,9 +89,9 @@ def held_out(combination: Combination) -> bool:
   """
   rank = 0
   for word, words in zip(
-      (combination.law, combination.size, combination.direction),
-      (LAWS, captions.SIZES, captions.DIRECTIONS),
-      strict=True,
+    (combination.law, combination.size, combination.direction),
+    (LAWS, captions.SIZES, captions.DIRECTIONS),
+    strict=True,
   ):
     rank = rank * len(words) + list(words).index(word)
   colours = list(captions.COLOURS)
@@ -100,18 +100,18 @@ def held_out(combination: Combination) -> bool:
 
 
 COMBINATIONS = {
-    split: [
-        c
-        for c in itertools.starmap(
-            Combination,
-            itertools.product(
-                LAWS, captions.COLOURS, captions.SIZES, captions.DIRECTIONS
-            ),
-        )
-        if held_out(c) == (split == 'test')
-        and (split != 'outside' or c.size != 'medium')
-    ]
-    for split in SPLITS
+  split: [
+    c
+    for c in itertools.starmap(
+      Combination,
+      itertools.product(
+        LAWS, captions.COLOURS, captions.SIZES, captions.DIRECTIONS
+      ),
+    )
+    if held_out(c) == (split == 'test')
+    and (split != 'outside' or c.size != 'medium')
+  ]
+  for split in SPLITS
 }
 
 
@@ -145,25 +145,28 @@ def _plan(seed: int, index: int, split: str) -> _Plan:
     # of training would be seen there as the second-named ball.
     partners = COMBINATIONS['train' if split == 'test' else split]
     balls.append(
-        _pick(rng, [
-            c
-            for c in partners
-            if c.law == law
-            and c.direction != balls[0].direction
-            and c.colour != balls[0].colour
-        ])
+      _pick(
+        rng,
+        [
+          c
+          for c in partners
+          if c.law == law
+          and c.direction != balls[0].direction
+          and c.colour != balls[0].colour
+        ],
+      )
     )
   domain = 'outside' if split == 'outside' else 'inside'
   radii = RADII['pair' if law == 'collision' else 'single', domain]
   return _Plan(
-      balls=balls,
-      radius=np.array([rng.uniform(*radii[c.size]) for c in balls]),
-      speed=np.array([
-          rng.uniform(*_pick(rng, SPEED_RANGES[domain])) for _ in balls
-      ]),
-      worded=[bool(rng.random() < 0.5) for _ in balls],
-      sentence=rng.random(),
-      place=rng.random(3),
+    balls=balls,
+    radius=np.array([rng.uniform(*radii[c.size]) for c in balls]),
+    speed=np.array([
+      rng.uniform(*_pick(rng, SPEED_RANGES[domain])) for _ in balls
+    ]),
+    worded=[bool(rng.random() < 0.5) for _ in balls],
+    sentence=rng.random(),
+    place=rng.random(3),
   )
 
 
@@ -173,7 +176,7 @@ def _between(low: float, high: float, part: float) -> float:
 
 
 def _single(
-    plan: _Plan, extent: tuple[float, float], time: Float[np.ndarray, ' T']
+  plan: _Plan, extent: tuple[float, float], time: Float[np.ndarray, ' T']
 ) -> tuple[Float[np.ndarray, 'T 1 2'], Float[np.ndarray, 'T 1 2']]:
   """Uniform motion, or a throw: position and velocity at each time."""
   width, height = extent
@@ -197,7 +200,7 @@ def _single(
 
 
 def elastic(
-    mass: Float[np.ndarray, '2'], velocity: Float[np.ndarray, '2']
+  mass: Float[np.ndarray, '2'], velocity: Float[np.ndarray, '2']
 ) -> Float[np.ndarray, '2']:
   """Velocities after two masses collide head-on and lose no energy.
 
@@ -208,7 +211,7 @@ def elastic(
 
 
 def _collision(
-    plan: _Plan, extent: tuple[float, float], time: Float[np.ndarray, ' T']
+  plan: _Plan, extent: tuple[float, float], time: Float[np.ndarray, ' T']
 ) -> tuple[Float[np.ndarray, 'T 2 2'], Float[np.ndarray, 'T 2 2']]:
   """Two balls that meet head-on: position and velocity at each time."""
   width, height = extent
@@ -241,7 +244,7 @@ def extent_of(width: int, height: int) -> tuple[float, float]:
 
 
 def simulate(
-    seed: int, index: int, size: batch.Size, split: str = 'train'
+  seed: int, index: int, size: batch.Size, split: str = 'train'
 ) -> tuple[str, Truth]:
   """Returns the caption and the ground truth of a clip, without its pixels."""
   plan = _plan(seed, index, split)
@@ -252,20 +255,18 @@ def simulate(
   position, velocity = motion(plan, tuple(extent), time)
   radius = plan.radius[:, None]
   truth = Truth(
-      law=law,
-      colours=[c.colour for c in plan.balls],
-      radius=plan.radius,
-      position=position,
-      velocity=velocity,
-      in_view=np.all((position >= 0) & (position <= extent), axis=-1),
-      whole=np.all(
-          (position >= radius) & (position <= extent - radius), axis=-1
-      ),
+    law=law,
+    colours=[c.colour for c in plan.balls],
+    radius=plan.radius,
+    position=position,
+    velocity=velocity,
+    in_view=np.all((position >= 0) & (position <= extent), axis=-1),
+    whole=np.all((position >= radius) & (position <= extent - radius), axis=-1),
   )
   brief = law == 'collision'
   words = [
-      (c.colour, c.size, c.direction, captions.speed_phrase(v, worded, brief))
-      for c, v, worded in zip(plan.balls, plan.speed, plan.worded, strict=True)
+    (c.colour, c.size, c.direction, captions.speed_phrase(v, worded, brief))
+    for c, v, worded in zip(plan.balls, plan.speed, plan.worded, strict=True)
   ]
   said = 'still' if size.frames == 1 else law
   return captions.write(said, words, plan.sentence), truth
@@ -295,20 +296,20 @@ def render(truth: Truth, size: batch.Size) -> UInt8[np.ndarray, 'T H W 3']:
       region = canvas[t, :, top:bottom, left:right]
       region += cover * (ink - region)
   return np.ascontiguousarray(
-      np.rint(canvas).astype(np.uint8).transpose(0, 2, 3, 1)
+    np.rint(canvas).astype(np.uint8).transpose(0, 2, 3, 1)
   )
 
 
 def _box(centre: float, radius: float, side: int) -> tuple[int, int]:
   """First and last (exclusive) pixel that a disc with its edge can touch."""
   return (
-      max(0, math.floor(centre - radius - 1)),
-      min(side, math.ceil(centre + radius + 1)),
+    max(0, math.floor(centre - radius - 1)),
+    min(side, math.ceil(centre + radius + 1)),
   )
 
 
 def clip(
-    seed: int, index: int, size: batch.Size, split: str = 'train'
+  seed: int, index: int, size: batch.Size, split: str = 'train'
 ) -> tuple[batch.Clip, Truth]:
   """Makes clip `index` of a world, at any size, and its ground truth.
 

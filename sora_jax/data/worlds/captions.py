@@ -13,14 +13,14 @@ from typing import NamedTuple
 # apart, so that a pale or blurred edge still tells its ball. Red and blue are
 # those of the physics testbed (arXiv:2411.02385).
 COLOURS = {
-    'red': (255, 0, 0),
-    'green': (0, 180, 0),
-    'blue': (0, 0, 255),
-    'yellow': (255, 230, 0),
-    'orange': (255, 135, 0),
-    'purple': (160, 0, 200),
-    'black': (0, 0, 0),
-    'cyan': (0, 200, 255),
+  'red': (255, 0, 0),
+  'green': (0, 180, 0),
+  'blue': (0, 0, 255),
+  'yellow': (255, 230, 0),
+  'orange': (255, 135, 0),
+  'purple': (160, 0, 200),
+  'black': (0, 0, 0),
+  'cyan': (0, 200, 255),
 }
 # Radius in units. The gaps between the words keep each of them true of a
 # ball that is drawn or measured a little off.
@@ -33,24 +33,24 @@ SPEED_ROUNDING = 0.05
 
 # {a} and {b} are balls, {a_way} and {a_speed} how the first one moves.
 SENTENCES = {
-    'still': ('{a}', '{a} and {b}'),
-    'uniform': (
-        '{a} rolls {a_way} {a_speed}',
-        '{a} moves to the {a_way} {a_speed}',
-        '{a} glides {a_way} {a_speed}',
-        'to the {a_way} rolls {a} {a_speed}',
-    ),
-    'parabola': (
-        '{a} thrown {a_way} {a_speed} falls',
-        '{a} is thrown to the {a_way} {a_speed} and falls',
-        '{a} falls in an arc to the {a_way} {a_speed}',
-        '{a} flies {a_way} {a_speed} and drops',
-    ),
-    'collision': (
-        '{a} going {a_way} {a_speed} hits {b} going {b_way} {b_speed}',
-        '{a} moves {a_way} {a_speed} and hits {b} going {b_way} {b_speed}',
-        '{a} rolls {a_way} {a_speed} into {b} rolling {b_way} {b_speed}',
-    ),
+  'still': ('{a}', '{a} and {b}'),
+  'uniform': (
+    '{a} rolls {a_way} {a_speed}',
+    '{a} moves to the {a_way} {a_speed}',
+    '{a} glides {a_way} {a_speed}',
+    'to the {a_way} rolls {a} {a_speed}',
+  ),
+  'parabola': (
+    '{a} thrown {a_way} {a_speed} falls',
+    '{a} is thrown to the {a_way} {a_speed} and falls',
+    '{a} falls in an arc to the {a_way} {a_speed}',
+    '{a} flies {a_way} {a_speed} and drops',
+  ),
+  'collision': (
+    '{a} going {a_way} {a_speed} hits {b} going {b_way} {b_speed}',
+    '{a} moves {a_way} {a_speed} and hits {b} going {b_way} {b_speed}',
+    '{a} rolls {a_way} {a_speed} into {b} rolling {b_way} {b_speed}',
+  ),
 }
 
 
@@ -87,7 +87,7 @@ def speed_phrase(speed: float, worded: bool, brief: bool) -> str:
 
 
 def write(
-    law: str, balls: list[tuple[str, str, str, str]], choice: float
+  law: str, balls: list[tuple[str, str, str, str]], choice: float
 ) -> str:
   """Writes one sentence of a law.
 
@@ -109,13 +109,13 @@ def _pattern(sentence: str) -> re.Pattern:
   words = {}
   for name in 'ab':
     words[name] = (
-        f'an? (?P<{name}_size>{"|".join(SIZES)}) '
-        f'(?P<{name}_colour>{"|".join(COLOURS)}) ball'
+      f'an? (?P<{name}_size>{"|".join(SIZES)}) '
+      f'(?P<{name}_colour>{"|".join(COLOURS)}) ball'
     )
     words[f'{name}_way'] = f'(?P<{name}_way>{"|".join(DIRECTIONS)})'
     words[f'{name}_speed'] = (
-        rf'(?:at (?:speed )?(?P<{name}_number>\d+(?:\.\d)?)'
-        f'|(?P<{name}_word>{"|".join(SPEEDS)}))'
+      rf'(?:at (?:speed )?(?P<{name}_number>\d+(?:\.\d)?)'
+      f'|(?P<{name}_word>{"|".join(SPEEDS)}))'
     )
   return re.compile(sentence.format(**words))
 
@@ -131,10 +131,10 @@ def _ball(found: dict[str, str], name: str) -> Ball:
   elif number:
     speed = (float(number) - SPEED_ROUNDING, float(number) + SPEED_ROUNDING)
   return Ball(
-      found[f'{name}_colour'],
-      found[f'{name}_size'],
-      found.get(f'{name}_way', ''),
-      speed,
+    found[f'{name}_colour'],
+    found[f'{name}_size'],
+    found.get(f'{name}_way', ''),
+    speed,
   )
 
 
@@ -155,8 +155,8 @@ def attributes(caption: str) -> Attributes:
     raise ValueError(f'caption {caption!r} has two balls of one colour')
   if law == 'collision' and balls[0].direction == balls[1].direction:
     raise ValueError(
-        f'caption {caption!r} has both balls moving {balls[0].direction}; '
-        'they meet head-on, so one goes left and one goes right'
+      f'caption {caption!r} has both balls moving {balls[0].direction}; '
+      'they meet head-on, so one goes left and one goes right'
     )
   return Attributes(law, balls)
 
@@ -165,8 +165,8 @@ def grammar() -> str:
   """Returns the sentences and words that `attributes` reads, as text."""
   sentences = [s for law in SENTENCES.values() for s in law]
   return '\n'.join([
-      *(f'  {s}' for s in sentences),
-      f'  {{a}}, {{b}}: a {"|".join(SIZES)} {"|".join(COLOURS)} ball',
-      f'  {{.._way}}: {"|".join(DIRECTIONS)}',
-      f'  {{.._speed}}: {"|".join(SPEEDS)}|at speed 2.4|at 2.4',
+    *(f'  {s}' for s in sentences),
+    f'  {{a}}, {{b}}: a {"|".join(SIZES)} {"|".join(COLOURS)} ball',
+    f'  {{.._way}}: {"|".join(DIRECTIONS)}',
+    f'  {{.._speed}}: {"|".join(SPEEDS)}|at speed 2.4|at 2.4',
   ])

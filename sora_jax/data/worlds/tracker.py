@@ -66,7 +66,7 @@ class _Sums(NamedTuple):
 
 
 def _cover(
-    ink: Float32[np.ndarray, 'T H W 3'], colours: list[int]
+  ink: Float32[np.ndarray, 'T H W 3'], colours: list[int]
 ) -> tuple[Int[np.ndarray, 'T H W'], Float32[np.ndarray, 'T H W']]:
   """Says which of some colours each pixel is of, and what part of it is."""
   palette = INKS[colours]
@@ -98,7 +98,7 @@ def _gather(cover: Float32[np.ndarray, 'T H W']) -> _Sums:
   """Measures the main mass of a colour, without what lies far from it."""
   _, height, width = cover.shape
   centre = np.stack(
-      [_middle(cover.sum(axis=1)), _middle(cover.sum(axis=2))], axis=-1
+    [_middle(cover.sum(axis=1)), _middle(cover.sum(axis=2))], axis=-1
   )
   area = cover.sum(axis=(1, 2))
   found = _Sums(area, centre)
@@ -135,7 +135,7 @@ def _colours(ink: Float32[np.ndarray, 'T H W 3'], scale: float) -> list[int]:
 
 
 def _slope(
-    time: Float[np.ndarray, ' S'], value: Float[np.ndarray, ' S']
+  time: Float[np.ndarray, ' S'], value: Float[np.ndarray, ' S']
 ) -> float:
   """Returns the median slope over all pairs (Theil 1950, Sen 1968)."""
   i, j = np.triu_indices(len(time), k=1)
@@ -145,7 +145,7 @@ def _slope(
 
 
 def _ball(
-    colour: int, cover: Float32[np.ndarray, 'T H W'], scale: float
+  colour: int, cover: Float32[np.ndarray, 'T H W'], scale: float
 ) -> TrackedBall:
   """Measures one ball from the cover of its colour; `initial` comes later."""
   _, height, width = cover.shape
@@ -165,20 +165,18 @@ def _ball(
   velocity = np.diff(position, axis=0) * balls.FPS
   velocity[~(whole[1:] & whole[:-1])] = np.nan
   return TrackedBall(
-      NAMES[colour], float(radius / scale), position, whole, velocity, 0.0
+    NAMES[colour], float(radius / scale), position, whole, velocity, 0.0
   )
 
 
 def _follow(
-    ink: Float32[np.ndarray, 'T H W 3'], colours: list[int]
+  ink: Float32[np.ndarray, 'T H W 3'], colours: list[int]
 ) -> list[TrackedBall]:
   """Measures the balls of given colours; every pixel goes to one of them."""
   scale = min(ink.shape[1:3]) / balls.UNITS
   label, cover = _cover(ink, colours)
   cover = np.where(cover < FAINT, 0, cover)
-  return [
-      _ball(k, cover * (label == i), scale) for i, k in enumerate(colours)
-  ]
+  return [_ball(k, cover * (label == i), scale) for i, k in enumerate(colours)]
 
 
 def _before_contact(found: list[TrackedBall]) -> slice:
@@ -240,7 +238,7 @@ def _direction(velocity: float) -> str:
 
 
 def score(
-    clip: Track | UInt8[np.ndarray, 'T H W 3'], promised: captions.Attributes
+  clip: Track | UInt8[np.ndarray, 'T H W 3'], promised: captions.Attributes
 ) -> Score:
   """Holds a clip, tracked or as pixels, against what its caption promises.
 
@@ -260,22 +258,20 @@ def score(
     speed = abs(found.initial) if found else 0.0
     errors.append(max(ball.speed[0] - speed, speed - ball.speed[1], 0.0))
   return Score(
-      colour=set(spare) == wanted,
-      direction=all(
-          f is not None and _direction(f.initial) == b.direction
-          for b, f in pairs
-      ),
-      law=tracked.law == promised.law,
-      size=all(
-          f is not None and captions.size_word(f.radius) == b.size
-          for b, f in pairs
-      ),
-      velocity_error=float(np.mean(errors)),
+    colour=set(spare) == wanted,
+    direction=all(
+      f is not None and _direction(f.initial) == b.direction for b, f in pairs
+    ),
+    law=tracked.law == promised.law,
+    size=all(
+      f is not None and captions.size_word(f.radius) == b.size for b, f in pairs
+    ),
+    velocity_error=float(np.mean(errors)),
   )
 
 
 def velocity_error(
-    video: UInt8[np.ndarray, 'T H W 3'], truth: balls.Truth
+  video: UInt8[np.ndarray, 'T H W 3'], truth: balls.Truth
 ) -> float:
   """Mean distance of the balls' velocities from the simulator's, in units/s.
 

@@ -1,0 +1,74 @@
+"""The main job in miniature: `launch.py demo`.
+
+Loads the model that ships, or trains it anew, samples prompts that between
+them show what it can do, writes the videos and a sheet of all of them, and
+scores held-out prompts.
+"""
+
+import time
+import types
+
+from etils import epath
+
+from sora_jax import evaluate, generate, train
+from sora_jax import networks as networks_lib
+from sora_jax.data import video
+
+PROMPTS = (
+  'a small red ball rolls right at speed 2.0',
+  'a large blue ball moves to the left at speed 1.2',
+  'a medium green ball glides right fast',
+  'a large orange ball thrown left at speed 2.5 falls',
+  'a small purple ball flies right at speed 3.0 and drops',
+  'a medium black ball falls in an arc to the right at speed 1.5',
+  'a large red ball going right at 2.0 hits a small blue ball going left at '
+  '3.0',
+  'a small cyan ball rolls left at 2.5 into a large yellow ball rolling right '
+  'at 1.5',
+)
+
+
+def main(config: None, flags: types.SimpleNamespace) -> None:
+  """Writes and scores; prints the name of every file."""
+  del config
+  start = time.monotonic()
+  out = epath.Path(flags.out)
+  out.mkdir(parents=True, exist_ok=True)
+  model = _retrain(out) if flags.retrain else networks_lib.SHIPPED
+  networks = networks_lib.read(model)
+  settings = generate.settings_of(networks.config.sample)
+  requests = [
+    generate.Request(prompt, flags.seed + i) for i, prompt in enumerate(PROMPTS)
+  ]
+  print(f'making {len(requests)} videos of {settings.size}')
+  made = list(generate.sample(networks, requests, settings))
+  for i, clip in enumerate(made):
+    path = out / f'{generate.name_of(i, clip.request)}.mp4'
+    video.write_video(path, clip.video, networks.config.sample.fps)
+    print(f'{path}  latent {clip.digest[:16]}  {clip.request.prompt}')
+  sheet = video.contact_sheet(
+    [clip.video for clip in made], labels=[r.prompt for r in requests]
+  )
+  video.write_video(out / 'sheet.png', sheet[None], 1.0)
+  print(f'{out / "sheet.png"}  eight frames of each')
+  print(f'scoring {flags.prompts} prompts that the training never saw')
+  _, scores = evaluate.on_world(
+    networks, settings, flags.prompts, flags.seed + len(PROMPTS)
+  )
+  table = evaluate.world_table(scores)
+  (out / 'scores.txt').write_text(table + '\n')
+  print(table)
+  print(f'{out / "scores.txt"}  the table')
+  print(f'done in {time.monotonic() - start:.0f} s')
+
+
+def _retrain(out: epath.Path) -> epath.Path:
+  """Trains autoencoder and DiT by the experiments that made what ships."""
+  from sora_jax import experiment
+
+  stage1 = experiment.load('experiments/autoencoder.py:balls')
+  train.train(stage1, out / 'autoencoder')
+  stage2 = experiment.load('experiments/text_to_video.py:balls')
+  stage2.autoencoder_from = str(out / 'autoencoder' / 'model')
+  train.train(stage2, out / 'run')
+  return out / 'run' / 'model'

@@ -1,0 +1,190 @@
+"""Scores of a model: `launch.py evaluate`; one table and one JSON.
+
+Generation is scored on held-out prompts of the world `balls`, beside two
+bounds: true clips of the same prompts, which show what the tracker itself
+gets right, and these clips passed through the autoencoder, below whose error
+no latent model can come. Reconstruction is scored on the same clips, and on
+files where a folder is given.
+"""
+
+import json
+import types
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+
+from sora_jax import batch, generate, metrics, objectives, prepare
+from sora_jax import networks as networks_lib
+from sora_jax.data import sources, transforms
+from sora_jax.data.worlds import balls
+from sora_jax.models import autoencoder
+
+Video = metrics.Video
+Networks = networks_lib.Networks
+
+# Prompts whose clips the training never sees start here.
+HELD_OUT_SEED = 1234
+FILE_WINDOWS = 4  # of each file, evenly spaced
+
+
+class WorldScores(NamedTuple):
+  """Tallies of the same prompts, from the bound down."""
+
+  true: metrics.Tally
+  decoded: metrics.Tally
+  generated: metrics.Tally
+  psnr: float  # of the decoded clips, dB, mean over clips
+  ssim: float
+
+
+def main(config: None, flags: types.SimpleNamespace) -> None:
+  """Prints the table and writes `scores.json`."""
+  del config
+  place = flags.model or networks_lib.SHIPPED
+  networks = networks_lib.read(place)
+  out = epath.Path(flags.out)
+  out.mkdir(parents=True, exist_ok=True)
+  settings = generate.settings_of(networks.config.sample)
+  results: dict[str, Any] = {}
+  if 'dit' in networks.params:
+    clips, scores = on_world(networks, settings, flags.cases, flags.seed)
+    results['generation'] = _plain(scores)
+    results['card'] = generate.card(networks, settings, place)
+    print(world_table(scores))
+  else:
+    results['reconstruction'] = on_true_clips(networks, flags.cases)
+    print(_reconstruction_table('held-out balls', results['reconstruction']))
+  if flags.data:
+    results['files'] = on_files(networks, flags.data)
+    for name, row in results['files'].items():
+      print(_reconstruction_table(name, row))
+  (out / 'scores.json').write_text(json.dumps(results, indent=1) + '\n')
+  print(f'scores: {out / "scores.json"}')
+
+
+def on_world(
+  networks: Networks, settings: generate.Settings, cases: int, seed: int
+) -> tuple[list[generate.Made], WorldScores]:
+  """Samples held-out prompts and scores them beside their bounds."""
+  prompts = balls.held_out_prompts(HELD_OUT_SEED, cases)
+  captions = [caption for caption, _ in prompts]
+  requests = [generate.Request(c, seed + i) for i, c in enumerate(captions)]
+  made = list(generate.sample(networks, requests, settings))
+  true = [
+    balls.clip(HELD_OUT_SEED, index, settings.size, 'test')[0].video
+    for _, index in prompts
+  ]
+  decoded = reconstruct(networks, true)
+  pairs = list(zip(decoded, true, strict=True))
+  return made, WorldScores(
+    true=metrics.tally(true, captions),
+    decoded=metrics.tally(decoded, captions),
+    generated=metrics.tally([clip.video for clip in made], captions),
+    psnr=float(np.mean([metrics.psnr(a, b) for a, b in pairs])),
+    ssim=float(np.mean([metrics.ssim(a, b) for a, b in pairs])),
+  )
+
+
+def reconstruct(networks: Networks, videos: list[Video]) -> list[Video]:
+  """Videos of one size through the autoencoder and back."""
+  config = networks.config.autoencoder
+
+  @jax.jit
+  def through(params, video):
+    z = autoencoder.encode(config, params, objectives.to_pixels(video))
+    return generate.to_uint8(autoencoder.decode(config, params, z))
+
+  params = networks.params['autoencoder']
+  return [np.asarray(through(params, video[None])[0]) for video in videos]
+
+
+def on_true_clips(networks: Networks, cases: int) -> dict[str, float]:
+  """PSNR and SSIM of held-out clips of `balls` through the autoencoder."""
+  size = batch.parse_size(networks.config.sample.size)
+  prompts = balls.held_out_prompts(HELD_OUT_SEED, cases)
+  videos = [
+    balls.clip(HELD_OUT_SEED, index, size, 'test')[0].video
+    for _, index in prompts
+  ]
+  return _compare(networks, videos)
+
+
+def on_files(networks: Networks, path: str) -> dict[str, dict[str, float]]:
+  """PSNR and SSIM of windows of each file of a folder, by file."""
+  source = sources.FolderSource(path)
+  size = batch.parse_size(networks.config.sample.size)
+  config = networks.config.autoencoder
+  results = {}
+  for index in range(len(source)):
+    frames = source.info(index).frames
+    places = prepare.windows(frames, size.frames)
+    picks = np.linspace(0, len(places) - 1, min(FILE_WINDOWS, len(places)))
+    videos = []
+    for pick in picks.round().astype(int):
+      window = source.window(index, *places[pick])
+      width, height = prepare.native_size(window.shape, size, config.space)
+      videos.append(transforms.cover(window, width, height))
+    results[source.rows[index].id] = _compare(networks, videos)
+  return results
+
+
+def _compare(networks: Networks, videos: list[Video]) -> dict[str, float]:
+  """The autoencoder beside bicubic scaling to as many numbers as its latent."""
+  config = networks.config.autoencoder
+  decoded = reconstruct(networks, videos)
+  scaled = [bicubic(video, shrink_of(config)) for video in videos]
+  scores = {}
+  for name, others in (('', decoded), ('bicubic_', scaled)):
+    pairs = list(zip(others, videos, strict=True))
+    for metric in (metrics.psnr, metrics.ssim):
+      values = [metric(a, b) for a, b in pairs]
+      scores[name + metric.__name__] = float(np.mean(values))
+  return scores
+
+
+def shrink_of(config: autoencoder.AutoencoderConfig) -> float:
+  """How much smaller a side must be to keep as many numbers as the latent.
+
+  A latent value stands for 3 t s^2 / C pixel values, so bicubic scaling by
+  the root of that in space, and not at all in time, is the same ratio.
+  """
+  values = 3 * config.time * config.space**2 / config.channels
+  return values**0.5
+
+
+def bicubic(video: Video, shrink: float) -> Video:
+  """Scales down by `shrink` a side, and up again."""
+  H, W = video.shape[1:3]
+  small = transforms.resize(
+    video, max(1, round(W / shrink)), max(1, round(H / shrink))
+  )
+  return transforms.resize(small, W, H)
+
+
+def world_table(scores: WorldScores) -> str:
+  """The scores as text, bounds first."""
+  lines = [
+    f'{scores.true.cases} held-out prompts; velocity in units/s; the '
+    f'autoencoder has {scores.psnr:.1f} dB PSNR, {scores.ssim:.4f} SSIM',
+    f'{"":36}{metrics.TALLY_HEADER}',
+    f'{"true clips (the tracker itself)":36}{scores.true}',
+    f'{"true clips through the autoencoder":36}{scores.decoded}',
+    f'{"made from the prompts":36}{scores.generated}',
+  ]
+  return '\n'.join(lines)
+
+
+def _reconstruction_table(name: str, row: dict[str, float]) -> str:
+  return (
+    f'{name}: {row["psnr"]:.2f} dB PSNR, {row["ssim"]:.4f} SSIM; bicubic of '
+    f'the same ratio {row["bicubic_psnr"]:.2f} dB, {row["bicubic_ssim"]:.4f}'
+  )
+
+
+def _plain(scores: WorldScores) -> dict[str, Any]:
+  return {
+    name: value._asdict() if isinstance(value, metrics.Tally) else value
+    for name, value in scores._asdict().items()
+  }
