@@ -9,6 +9,7 @@ import io
 import itertools
 import pathlib
 import tempfile
+from typing import cast
 
 import av
 import numpy as np
@@ -84,7 +85,7 @@ def gif(frames: UInt8[np.ndarray, 'T H W 3'], fps: float) -> bytes:
     stream = container.add_stream('gif', rate=rate)
     stream.width, stream.height, stream.pix_fmt = width, height, 'pal8'
     for _ in frames:
-      container.mux(stream.encode(sink.pull()))
+      container.mux(stream.encode(cast(av.VideoFrame, sink.pull())))
     container.mux(stream.encode())
   return file.getvalue()
 

@@ -16,7 +16,7 @@ import json
 import re
 from collections.abc import Iterator
 from concurrent import futures
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from etils import epath
 
@@ -274,7 +274,7 @@ def _measure(
     return before._replace(captions=captions)
   info = video.read_info(path)
   with path.open('rb') as file:
-    digest = hashlib.file_digest(file, 'sha256').hexdigest()
+    digest = hashlib.file_digest(cast(Any, file), 'sha256').hexdigest()
   place = path
   if path.is_relative_to(out):
     place = path.relative_to(out)

@@ -7,6 +7,7 @@ and a source pickles: files are opened when their clip is asked for. A clip
 that cannot be read raises `BrokenVideo`.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -159,7 +160,7 @@ class TFDSSource:
         f'{directory} has no split {name!r}; it has '
         f'{", ".join(builder.info.splits)}'
       )
-    self._records = builder.as_data_source(split)
+    self._records: Sequence[Any] = builder.as_data_source(split)
     self._name = f'{builder.info.full_name}/{split}'
     self._video_key, self._caption_key = video_key, caption_key
     self._fps = fps
@@ -252,7 +253,7 @@ def _checked(index: int, length: int) -> int:
   return index
 
 
-def _open_builder(directory: epath.PathLike):
+def _open_builder(directory: epath.PathLike) -> Any:
   import tensorflow_datasets as tfds  # slow, and for this source alone
 
   try:

@@ -7,6 +7,7 @@ whatever else `etils.epath` opens.
 """
 
 import contextlib
+import errno
 import fractions
 import io
 import itertools
@@ -66,15 +67,16 @@ def read_info(source: Source) -> VideoInfo:
     return _read_images(source)[0]
   with _open(source) as (container, stream):
     clock, frames = _start(source, container, stream)
-    size, decoded, spanned = None, 0, 0
+    size: tuple[int, int] | None = None
+    decoded = spanned = 0
     for frame in frames:
       if frame.is_corrupt:
         raise BrokenVideo(source, f'frame {decoded} is damaged')
       if size not in (None, _displayed(frame)):
         raise BrokenVideo(source, f'its size changes at frame {decoded}')
       size, decoded = _displayed(frame), decoded + 1
-      spanned = clock.index(frame) + 1
-    if not decoded:
+      spanned = clock.frame_of(frame) + 1
+    if size is None:
       raise BrokenVideo(source, 'it holds 0 frames')
     _check_complete(source, container, stream, clock, decoded, spanned)
     return VideoInfo(*size, frames=spanned, fps=float(clock.rate))
@@ -185,7 +187,9 @@ class _Clock(NamedTuple):
   time_base: fractions.Fraction  # seconds
   rate: fractions.Fraction  # frames per second
 
-  def index(self, frame: av.VideoFrame) -> int:
+  def frame_of(self, frame: av.VideoFrame) -> int:
+    if frame.pts is None:
+      raise av.error.InvalidDataError(errno.EINVAL, 'a frame has no time')
     seconds = (frame.pts - self.first) * self.time_base
     return math.floor(seconds * self.rate + fractions.Fraction(1, 2))
 
@@ -241,7 +245,7 @@ def _start(source, container, stream) -> tuple[_Clock, Iterator[av.VideoFrame]]:
   first = next(frames, None)
   if first is None:
     raise BrokenVideo(source, 'it holds 0 frames')
-  if first.pts is None or not rate:
+  if first.pts is None or stream.time_base is None or not rate:
     raise BrokenVideo(source, 'its frames have no times')
   clock = _Clock(first.pts, stream.time_base, rate)
   return clock, itertools.chain([first], frames)
@@ -298,7 +302,7 @@ def _seek(container, stream, clock, index) -> Iterator[av.VideoFrame] | None:
       frame = next(frames, None)
     except av.error.FFmpegError:
       continue
-    if frame is not None and clock.index(frame) <= index:
+    if frame is not None and clock.frame_of(frame) <= index:
       return itertools.chain([frame], frames)
   return None
 
@@ -307,7 +311,7 @@ def _pick(frames, clock, wanted: range) -> dict[int, np.ndarray]:
   """The frame on screen at each wanted index, while there is one."""
   picked, left = {}, list(reversed(wanted))
   for frame, following in itertools.pairwise(itertools.chain(frames, [None])):
-    last = clock.index(following) - 1 if following else clock.index(frame)
+    last = clock.frame_of(following) - 1 if following else clock.frame_of(frame)
     while left and left[-1] <= last:
       picked[left.pop()] = _pixels(frame)
     if not left:
