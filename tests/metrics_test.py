@@ -129,14 +129,5 @@ def test_every_video_needs_its_prompt(clips):
 def test_the_table_lines_up_under_its_header():
   row = str(metrics.Tally(3, 1.0, 0.5, 0.25, 0.0, 1.23456))
   assert len(row) == len(metrics.TALLY_HEADER)
-  assert row.split() == [
-    '100.0',
-    '%',
-    '50.0',
-    '%',
-    '25.0',
-    '%',
-    '0.0',
-    '%',
-    '1.235',
-  ]
+  values = row.replace('%', '').split()
+  assert values == ['100.0', '50.0', '25.0', '0.0', '1.235']

@@ -40,9 +40,8 @@ def test_every_clip_comes_exactly_once_an_epoch(epoch):
   made = plan.Plan(corpus(), LIMITS, seed=1)
   found = entries(epoch_of(made, 50, epoch))
   assert sorted(e.clip for e in found) == list(range(50))
-  assert sorted(e.draw for e in found) == list(
-    range(50 * epoch, 50 * epoch + 50)
-  )
+  draws = range(50 * epoch, 50 * epoch + 50)
+  assert sorted(e.draw for e in found) == list(draws)
 
 
 def test_no_row_needs_more_than_it_holds():
@@ -86,10 +85,11 @@ def test_a_step_does_not_depend_on_what_was_asked_before():
 
 
 def test_seeds_and_epochs_have_orders_of_their_own():
-  clips = lambda seed, epoch: [
-    e.clip
-    for e in entries(epoch_of(plan.Plan(corpus(), LIMITS, seed), 50, epoch))
-  ]
+
+  def clips(seed, epoch):
+    steps = epoch_of(plan.Plan(corpus(), LIMITS, seed), 50, epoch)
+    return [e.clip for e in entries(steps)]
+
   assert clips(1, 0) == clips(1, 0)
   assert clips(1, 0) != clips(2, 0)
   assert clips(1, 0) != clips(1, 1)

@@ -38,7 +38,9 @@ def byte_ids(caption: str, limit: int) -> list[int]:
   return ids
 
 
-def resize(video: Video, width: int, height: int) -> Video:
+def resize(
+  video: Video, width: int, height: int
+) -> UInt8[np.ndarray, 'T {height} {width} 3']:
   """Scales every frame with a filter that does not alias."""
   if video.shape[1:3] == (height, width):
     return video
@@ -50,7 +52,9 @@ def resize(video: Video, width: int, height: int) -> Video:
   return np.stack(frames)
 
 
-def cover(video: Video, width: int, height: int) -> Video:
+def cover(
+  video: Video, width: int, height: int
+) -> UInt8[np.ndarray, 'T {height} {width} 3']:
   """Scales to cover width x height at native aspect, then cuts the middle."""
   H, W = video.shape[1:3]
   scale = max(width / W, height / H)
@@ -64,7 +68,7 @@ def cover(video: Video, width: int, height: int) -> Video:
 
 def random_crop(
   video: Video, width: int, height: int, rng: np.random.Generator
-) -> Video:
+) -> UInt8[np.ndarray, 'T {height} {width} 3']:
   """A window of width x height at native aspect and a random scale.
 
   The scale is log-uniform between the whole frame just covering the window
