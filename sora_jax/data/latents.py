@@ -41,7 +41,7 @@ class Record(NamedTuple):
 class Writer:
   """Writes a prepared directory; a context manager.
 
-  Leaving it by an exception leaves nothing under the final name.
+  Leaving it by an exception, or without `finish`, leaves nothing.
   """
 
   def __init__(self, directory: epath.PathLike):
@@ -78,7 +78,7 @@ class Writer:
   def __exit__(self, kind, value, trace) -> None:
     if self._records.is_open():
       self._records.close()
-    if kind is not None and self._partial.exists():
+    if self._partial.exists():  # it was not finished
       self._partial.rmtree()
 
 
@@ -93,7 +93,7 @@ class LatentSource:
     self.directory = epath.Path(directory)
     if not (self.directory / INFO).exists():
       raise ValueError(f'{directory} is not a directory of prepared latents')
-    self.info = json.loads((self.directory / INFO).read_text())
+    self.info = _read_info(self.directory / INFO)
     self.rows = list(_read_rows(self.directory / MANIFEST))
     self._reader = None
 
@@ -107,16 +107,20 @@ class LatentSource:
     return self.__dict__ | {'_reader': None}  # a reader cannot be pickled
 
   def __getitem__(self, index: int) -> Record:
-    if self._reader is None:
-      self._reader = array_record_module.ArrayRecordReader(
-        str(self.directory / RECORDS)
-      )
+    path = self.directory / RECORDS
     try:
-      arrays = safetensors.numpy.load(self._reader.read([index])[0])
+      if self._reader is None:
+        self._reader = array_record_module.ArrayRecordReader(str(path))
+      count = self._reader.num_records()
+      data = self._reader.read([index])[0]
     except RuntimeError as error:
+      raise ValueError(f'{path}: record {index} is damaged: {error}') from error
+    if count != len(self.rows):
       raise ValueError(
-        f'{self.directory / RECORDS}: record {index} is damaged: {error}'
-      ) from error
+        f'{path} has {count} records, but {MANIFEST} lists {len(self.rows)} '
+        'clips; prepare the corpus again'
+      )
+    arrays = safetensors.numpy.load(data)
     captions = range(len(arrays) - 1)
     return Record(
       arrays['latent'].astype(np.float32),
@@ -124,7 +128,16 @@ class LatentSource:
     )
 
 
+def _read_info(path: epath.Path) -> dict[str, Any]:
+  try:
+    return json.loads(path.read_text())
+  except ValueError as error:
+    raise ValueError(f'{path}: {error}') from error
+
+
 def _read_rows(path: epath.Path) -> Iterator[Row]:
+  if not path.exists():
+    raise ValueError(f'{path} is missing; prepare the corpus again')
   for number, line in enumerate(path.read_text().splitlines(), 1):
     try:
       fields = json.loads(line)
