@@ -210,7 +210,9 @@ def sinusoid(t: Float[Array, '*S'], features: int) -> Float[Array, '*S F']:
   """
   half = features // 2
   frequency = np.exp(-np.log(1e4) * np.arange(half) / half)
-  angle = t[..., None] * align(jnp.float32(frequency), t[..., None])
+  angle = jnp.expand_dims(t, -1) * jnp.float32(frequency).reshape(
+    (1,) * t.ndim + (half,)
+  )
   return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
 
 

@@ -10,6 +10,7 @@ T5 v1.1, Shazeer 2020 (arXiv:2002.05202); umT5, Chung et al. 2023
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import einops
@@ -210,12 +211,11 @@ def distance_bucket(
   half = buckets // 2
   exact = half // 2
   size = np.abs(distance)
-  # T5 computes this logarithm in float32, and so the edges of buckets.
-  ratio = np.log(np.maximum(size, 1) / np.float32(exact), dtype=np.float32)
-  wide = exact + (ratio / np.log(max_distance / exact) * (half - exact)).astype(
-    np.int32
-  )
-  bucket = np.where(size < exact, size, np.minimum(wide, half - 1))
+  # In float32, as T5 does, so that the buckets' edges are where its are.
+  ratio = np.log(np.maximum(size, 1).astype(np.float32) / exact)
+  ratio *= (half - exact) / math.log(max_distance / exact)
+  wide = np.minimum(exact + ratio.astype(np.int32), half - 1)
+  bucket = np.where(size < exact, size, wide)
   return bucket + half * (distance > 0)
 
 

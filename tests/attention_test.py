@@ -1,0 +1,95 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sora_jax.models import attention
+
+SEGMENT_Q = jnp.asarray([[1, 1, 2, 0, 3], [2, 2, 2, 1, 1]])
+SEGMENT_K = jnp.asarray([[1, 2, 2, 0, 0, 1, 4], [1, 1, 2, 2, 0, 0, 0]])
+attend = jax.jit(attention.attend, static_argnames='scale')
+EMPTY = np.asarray([[0, 0, 0, 1, 1], [0, 0, 0, 0, 0]], bool)  # see no key
+
+
+def draw(queries=5, keys=7, heads=3, features=8, rows=2):
+  q, k, v = (jax.random.key(i) for i in range(3))
+  return (
+    jax.random.normal(q, (rows, queries, heads, features)),
+    jax.random.normal(k, (rows, keys, heads, features)),
+    jax.random.normal(v, (rows, keys, heads, features)),
+  )
+
+
+def naive(q, k, v, segment_q=None, segment_k=None, scale=None, bias=None):
+  """One query and head at a time, in float64."""
+  q, k, v = (np.asarray(y, np.float64) for y in (q, k, v))
+  out = np.zeros_like(q)
+  for b, n, a in np.ndindex(q.shape[:3]):
+    see = np.ones(k.shape[1], bool)
+    if segment_q is not None:
+      see = (segment_k[b] == segment_q[b, n]) & (segment_k[b] > 0)
+    if not see.any():
+      continue
+    scores = k[b, see, a] @ q[b, n, a] * (scale or q.shape[-1] ** -0.5)
+    if bias is not None:
+      scores += np.broadcast_to(bias, (*q.shape[:1], 3, 5, 7))[b, a, n, see]
+    weights = np.exp(scores - scores.max())
+    out[b, n, a] = weights @ v[b, see, a] / weights.sum()
+  return out
+
+
+def test_it_is_softmax_attention_within_segments():
+  q, k, v = draw()
+  y = attend(q, k, v, SEGMENT_Q, SEGMENT_K)
+  expected = naive(q, k, v, np.asarray(SEGMENT_Q), np.asarray(SEGMENT_K))
+  np.testing.assert_allclose(y, expected, atol=1e-6)
+  assert not y[EMPTY].any()
+  assert np.abs(expected[~EMPTY]).min() > 0
+
+
+def test_without_segments_every_key_is_seen():
+  q, k, v = draw()
+  np.testing.assert_allclose(attend(q, k, v), naive(q, k, v), atol=1e-6)
+
+
+def test_scale_and_bias_enter_the_scores():
+  q, k, v = draw()
+  bias = jax.random.normal(jax.random.key(3), (1, 3, 5, 7))
+  y = attend(q, k, v, scale=1.0, bias=bias)
+  expected = naive(q, k, v, scale=1.0, bias=np.asarray(bias))
+  np.testing.assert_allclose(y, expected, atol=1e-6)
+
+
+def test_a_query_without_keys_has_finite_gradients():
+  def loss(q, k, v):
+    return jnp.sum(jnp.sin(attend(q, k, v, SEGMENT_Q, SEGMENT_K)))
+
+  gradients = jax.grad(loss, (0, 1, 2))(*draw())
+  assert all(np.isfinite(g).all() for g in gradients)
+  assert not gradients[0][EMPTY].any()
+  assert gradients[0][~EMPTY].any()
+  unseen = np.asarray(SEGMENT_K[0] == 0) | np.asarray(SEGMENT_K[0] == 4)
+  assert not gradients[2][0, unseen].any()
+
+
+def test_huge_scores_neither_overflow_nor_lose_the_largest():
+  q, k, v = draw()
+  y = attend(1e4 * q, k, v)
+  best = jnp.argmax(jnp.einsum('BNAK,BLAK->BNAL', q, k), axis=-1)
+  expected = jnp.take_along_axis(
+    v.swapaxes(1, 2)[:, None], best[..., None, None], axis=3
+  )[..., 0, :]
+  np.testing.assert_allclose(y, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize('features', [16, 128])
+def test_bfloat16_stays_close_over_many_keys(features):
+  q, k, v = draw(queries=300, keys=700, features=features, rows=1)
+  segment_q = jnp.arange(300)[None] // 100
+  segment_k = jnp.arange(700)[None] // 200
+  y = attend(q, k, v, segment_q, segment_k)
+  low = attend(
+    *(z.astype(jnp.bfloat16) for z in (q, k, v)), segment_q, segment_k
+  )
+  assert low.dtype == jnp.bfloat16
+  np.testing.assert_allclose(low.astype(jnp.float32), y, atol=0.03)
