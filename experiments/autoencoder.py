@@ -33,7 +33,8 @@ def balls() -> config_lib.Config:
   config.data.clips = 65536
   config.data.crops = ('48x48x9',)
   config.data.limits.rows = 8
-  config.optim.learning_rate = 2e-3
+  config.reconstruction.squared = 4.0
+  config.optim.learning_rate = 1e-3
   config.optim.warmup_steps = 50
   config.optim.end_fraction = 0.01
   config.optim.weight_decay = 0.0

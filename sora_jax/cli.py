@@ -3,8 +3,9 @@
 A verb is a module with `main(config, flags)`. `config` is the dataclass tree
 that its experiment returned, with every `--config.FIELD=VALUE` applied, or
 None for a verb without one; `flags` has the verb's own flags as attributes.
-A mistake of the user's (ValueError or OSError, from here or from the verb)
-ends with one line on stderr and exit status 2; --traceback shows where.
+A mistake of the user's (ValueError or OSError, from here or from the verb), or
+a run whose numbers are no longer finite (FloatingPointError), ends with one
+line on stderr and exit status 2; --traceback shows where.
 
 Nothing here imports JAX, so help and misspelt flags answer at once.
 """
@@ -215,7 +216,7 @@ def _execute(call: Call) -> int:
   try:
     verb = importlib.import_module(call.module)
     return verb.main(call.config, call.flags) or 0
-  except (ValueError, OSError) as error:
+  except (ValueError, OSError, FloatingPointError) as error:
     _fail(call.program, error, call.traceback)
   except KeyboardInterrupt:
     print(f'{call.program}: interrupted', file=sys.stderr)

@@ -40,7 +40,7 @@ from sora_jax import (
 from sora_jax import (
   networks as networks_lib,
 )
-from sora_jax.data import transforms, video
+from sora_jax.data import encoders, transforms, video
 from sora_jax.models import autoencoder
 from sora_jax.weights import directory
 
@@ -95,9 +95,10 @@ def settings_of(config: config_lib.SampleConfig) -> Settings:
 
 def check(networks: Networks, settings: Settings) -> None:
   """Raises ValueError for what cannot be sampled."""
-  missing = {'dit', 'autoencoder'} - set(networks.params)
+  missing = set(networks_lib.KINDS) - set(networks.params)
   if missing:
     raise ValueError(f'the model has no {" and no ".join(sorted(missing))}')
+  networks_lib.check_statistics(networks.config, 'model')
   size = settings.size
   config = networks.config.autoencoder
   autoencoder.check_size(config, size.frames, size.height, size.width)
@@ -139,13 +140,13 @@ def make_sampler(
   a micro-batch for each device along data and fsdp.
   """
   sampler = samplers.SAMPLERS[settings.sampler]
-  alpha = flow.shift_alpha(len(plan.start), config.denoising.level)
+  alpha = float(flow.shift_alpha(len(plan.start), config.denoising.level))
+  levels = samplers.levels_schedule(settings.steps, alpha)
 
   def micro_batch(params, seeds, text_ids):
     x = jax.vmap(lambda seed: _start(plan, seed))(seeds)
     velocity_fn = _velocity(config, settings, plan, params, text_ids)
     start = jnp.broadcast_to(plan.start, x.shape[:2])
-    levels = samplers.levels_schedule(settings.steps, alpha)
     return samplers.integrate(velocity_fn, x, start, levels, sampler)
 
   return on_each_device(micro_batch, mesh)
@@ -281,7 +282,7 @@ def sample(
   """Makes clips from prompts, in the order asked for.
 
   Raises:
-    ValueError: a size, a sampler or a prompt that cannot be.
+    ValueError: a size, a sampler, a prompt or a seed that cannot be.
   """
   requests = list(requests)
   check(networks, settings)
@@ -292,6 +293,7 @@ def sample(
   plan = canvas_lib.to_tokens(canvas, config.model.patch)
   slots = config.sample.text_slots
   ids = np.array([_ids(request.prompt, slots) for request in requests])
+  seeds = np.array([_seed(request) for request in requests], np.uint32)
   with sharding.use(mesh):
     params = jax.device_put(networks.params, sharding.replicated(mesh))
     run = make_sampler(config, settings, plan, mesh)
@@ -302,8 +304,7 @@ def sample(
       part = requests[i : i + count]
       # The last clip is repeated to fill the one shape that is compiled.
       fill = np.minimum(np.arange(i, i + count), len(requests) - 1)
-      seeds = np.array([requests[j].seed for j in fill], np.uint32)
-      values = run(params, seeds, ids[fill])
+      values = run(params, seeds[fill], ids[fill])
       z = tokens.unpatchify(values, size, config.model.patch)
       chunks = list(decode(params['autoencoder'], z))
       frames, z = np.concatenate(chunks, axis=1), np.asarray(z)
@@ -318,6 +319,12 @@ def _ids(prompt: str, slots: int) -> Int[np.ndarray, '2 L']:
     ids = transforms.byte_ids(text, slots)
     row[: len(ids)] = ids
   return out
+
+
+def _seed(request: Request) -> int:
+  if not 0 <= request.seed < 2**32:
+    raise ValueError(f'seed {request.seed} must be from 0 to {2**32 - 1}')
+  return request.seed
 
 
 # ------------------------------------------------------------------ the verb
@@ -399,8 +406,10 @@ def write_all(
   """Writes what is not there yet; returns the manifest's lines of all.
 
   The manifest lies beside the files. A clip is left as it is where the
-  manifest has it with the same prompt, seed and card, and its file exists.
+  manifest has it with the same prompt, seed and card, and its file has the
+  bytes that the manifest says.
   """
+  check_paths(paths, settings.size)
   manifest = paths[0].parent / 'manifest.jsonl'
   paths[0].parent.mkdir(parents=True, exist_ok=True)
   known = _read_manifest(manifest)
@@ -408,33 +417,55 @@ def write_all(
     {'file': p.name, **r._asdict(), **run_card}
     for p, r in zip(paths, requests, strict=True)
   ]
-  rows = [known.get(json.dumps(w)) if p.exists() else None
-          for w, p in zip(wanted, paths, strict=True)]  # fmt: skip
-  todo = [i for i, row in enumerate(rows) if row is None]
+  todo = [
+    i
+    for i, path in enumerate(paths)
+    if not _is_made(path, known.get(path.name, {}), wanted[i])
+  ]
   made = sample(networks, [requests[i] for i in todo], settings)
   for i, clip in zip(todo, made, strict=True):
     video.write_video(paths[i], clip.video, networks.config.sample.fps)
-    rows[i] = wanted[i] | {
+    known[paths[i].name] = wanted[i] | {
       'latent_sha256': clip.digest,
-      'video_sha256': hashlib.sha256(paths[i].read_bytes()).hexdigest(),
+      'video_sha256': _sha256(paths[i]),
     }
-    known[json.dumps(wanted[i])] = rows[i]
     _write_manifest(manifest, known)
     print(f'{paths[i]}  latent {clip.digest[:16]}  {clip.request.prompt}')
-  return rows
+  return [known[path.name] for path in paths]
+
+
+def check_paths(paths: list[epath.Path], size: batch.Size) -> None:
+  """Raises ValueError for files that cannot hold a clip of this size."""
+  for path in paths:
+    suffix = path.suffix.lower()
+    if suffix not in encoders.ENCODERS:
+      known = ', '.join(encoders.ENCODERS)
+      raise ValueError(f'{path}: cannot write type {suffix!r}; one of {known}')
+    if suffix == '.png' and size.frames > 1:
+      raise ValueError(
+        f'{path}: png holds 1 frame, not {size.frames}; write .mp4, .gif or '
+        f'.webp, or ask for --size={size.width}x{size.height}'
+      )
+
+
+def _is_made(
+  path: epath.Path, row: dict[str, Any], wanted: dict[str, Any]
+) -> bool:
+  """Whether a file is the clip that is wanted, by its line of the manifest."""
+  same = wanted.items() <= row.items()
+  return same and path.exists() and row['video_sha256'] == _sha256(path)
+
+
+def _sha256(path: epath.Path) -> str:
+  return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _read_manifest(path: epath.Path) -> dict[str, dict[str, Any]]:
-  """Lines of a manifest by what was asked for."""
+  """Lines of a manifest by their files."""
   if not path.exists():
     return {}
-  known = {}
-  for line in path.read_text().splitlines():
-    row = json.loads(line)
-    made = {'latent_sha256', 'video_sha256'}
-    asked = {k: v for k, v in row.items() if k not in made}
-    known[json.dumps(asked)] = row
-  return known
+  rows = map(json.loads, path.read_text().splitlines())
+  return {row['file']: row for row in rows}
 
 
 def _write_manifest(path: epath.Path, known: dict[str, dict[str, Any]]) -> None:

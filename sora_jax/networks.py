@@ -148,7 +148,17 @@ def read_frozen(config: config_lib.Config) -> dict[str, Params]:
       frozen[name] = jax.tree.map(jnp.asarray, found.params[name])
       field = KINDS[name][0]
       setattr(config, field, getattr(found.config, field))
+  check_statistics(config, config.autoencoder_from)
   return frozen
+
+
+def check_statistics(config: config_lib.Config, place: epath.PathLike) -> None:
+  """Raises ValueError unless the autoencoder of `place` scales its latents."""
+  if not config.autoencoder.latent_std:
+    raise ValueError(
+      f'{place}: its autoencoder has no latent statistics, which the end of '
+      'its training measures; use the `model` directory that it leaves'
+    )
 
 
 def read_start(
@@ -157,12 +167,16 @@ def read_start(
   """Weights to start a run from, where `init_from` names some.
 
   Raises:
-    ValueError: they are not of the config's shapes.
+    ValueError: they are not of the config's shapes, or there are none.
   """
   if not config.init_from:
     return {}
   found = read(config.init_from)
   start = {k: v for k, v in found.params.items() if k in names}
+  if not start:
+    raise ValueError(
+      f'init_from={config.init_from} has none of {", ".join(names)}'
+    )
   for name, params in start.items():
     expected = sharding.unbox(abstract(config, name))
     shapes = lambda tree: jax.tree.map(lambda x: tuple(x.shape), tree)

@@ -95,11 +95,14 @@ def prepare(
 def _clips(source: Any, config: config_lib.Config) -> Iterator[batch.Clip]:
   """Windows of clips, at sizes that the autoencoder and the DiT can take."""
   side = config.autoencoder.space * config.model.patch[1]
-  target = batch.parse_size(config.data.sizes[0])
+  of_files = batch.parse_size(config.data.sizes[0])
+  rendered = config.data.corpus is pipeline.Corpus.WORLD
   for index in range(len(source)):
     try:
+      info = source.info(index)
+      target = info if rendered else of_files
       captions = '\n'.join(source.captions(index))
-      for start, count in windows(source.info(index).frames, target.frames):
+      for start, count in windows(info.frames, target.frames):
         frames = source.window(index, start, count)
         width, height = native_size(frames.shape, target, side)
         frames = transforms.cover(frames, width, height)

@@ -38,7 +38,7 @@ from sora_jax import (
   state as state_lib,
 )
 from sora_jax.data import latents, pipeline
-from sora_jax.models import autoencoder, dit
+from sora_jax.models import autoencoder, dit, text
 
 State = state_lib.State
 Params = Any
@@ -73,6 +73,7 @@ def train(config: config_lib.Config, workdir: epath.Path) -> State:
       checkpoint where there was one.
     FloatingPointError: too many steps in a row were not finite.
   """
+  check(config)
   mesh = sharding.make_mesh(config.mesh)
   with sharding.use(mesh):
     rows = sharding.process_rows(config.data.limits.rows, mesh)
@@ -81,15 +82,36 @@ def train(config: config_lib.Config, workdir: epath.Path) -> State:
       config_lib.Stage.DIFFUSION: diffusion_problem,
     }[config.stage]
     problem = make_problem(config, workdir, rows)
-    writers.write_config(workdir, config_lib.to_dict(config))
     store = checkpoint.CheckpointStore(
       workdir / 'checkpoints', keep=config.run.keep
     )
     with store:
       state, step_fn = _start(config, problem, store, mesh)
+      # Not before, as a config that does not fit the run must not replace its.
+      writers.write_config(workdir, config_lib.to_dict(config))
       state = _loop(config, problem, store, mesh, state, step_fn, workdir)
     export(config, problem, state, workdir / 'model')
   return state
+
+
+def check(config: config_lib.Config) -> None:
+  """Refuses a run that cannot be, before anything is read or compiled.
+
+  Raises:
+    ValueError: naming the field, its value and what would be accepted.
+  """
+  run, rows = config.run, config.data.limits.rows
+  for name in ('accumulate', 'log_every', 'save_every', 'keep'):
+    if getattr(run, name) < 1:
+      raise ValueError(f'run.{name}={getattr(run, name)} must be 1 or more')
+  if config.optim.max_bad_steps < 1:
+    raise ValueError(f'{config.optim.max_bad_steps=} must be 1 or more')
+  if rows % run.accumulate:
+    raise ValueError(
+      f'data.limits.rows={rows} must be a multiple of '
+      f'run.accumulate={run.accumulate}'
+    )
+  optimizer.make_schedule(config.optim, run.steps)
 
 
 def export(
@@ -126,9 +148,8 @@ def autoencoder_problem(
   del workdir
   model, weights = config.autoencoder, config.reconstruction
   autoencoder.check(model)
-  batches = pipeline.FrameBatches(
-    pipeline.make_source(config.data), config.data, config.seed, rows
-  )
+  source = pipeline.make_source(config.data)
+  batches = pipeline.FrameBatches(source, config.data, config.seed, rows)
   for crop in batches.crops:
     autoencoder.check_size(model, crop.frames, crop.height, crop.width)
   root = jax.random.key(config.seed)
@@ -150,9 +171,21 @@ def autoencoder_problem(
       judge, state['trainable'], frames, model=model
     )
 
+  # Every host looks at the same rows.
+  first = pipeline.FrameBatches(
+    source, config.data, config.seed, np.arange(min(8, config.data.limits.rows))
+  )
+  colour = objectives.to_pixels(first(0).video).mean(axis=(0, 1, 2, 3))
   names = ('autoencoder',)
+  make = networks_lib.make_init(config, names)
+
+  def init(key):
+    made = make(key)
+    autoencoder.start_at(model, made['autoencoder'], colour)
+    return made
+
   return Problem(
-    init=networks_lib.make_init(config, names),
+    init=init,
     start=networks_lib.read_start(config, names),
     frozen={},
     loss=loss,
@@ -169,12 +202,14 @@ def diffusion_problem(
   Prepares the latents first where there are none yet.
   """
   frozen = networks_lib.read_frozen(config)
+  _check_fit(config)
+  names = ('dit',) if 'text' in frozen else ('dit', 'text')
+  start = networks_lib.read_start(config, names)
   prepared = epath.Path(config.data.latents or workdir / 'latents')
   if not prepared.exists():
     prepare.prepare(config, frozen, prepared)
   source = latents.LatentSource(prepared)
   prepare.check_origin(source, frozen)
-  dit.check(config.model)
   batches = pipeline.PackBatches(
     source, config.data, config.model.patch, config.seed, rows
   )
@@ -191,15 +226,31 @@ def diffusion_problem(
       config=config.denoising,
     )
 
-  names = ('dit',) if 'text' in frozen else ('dit', 'text')
   return Problem(
     init=networks_lib.make_init(config, names),
-    start=networks_lib.read_start(config, names),
+    start=start,
     frozen=frozen,
     loss=loss,
     judge_loss=None,
     make_batch=batches,
   )
+
+
+def _check_fit(config: config_lib.Config) -> None:
+  """Raises ValueError where the networks do not fit one another."""
+  dit.check(config.model)
+  text.check(config.text)
+  latent, features = config.autoencoder.channels, config.text.width
+  if config.model.channels != latent:
+    raise ValueError(
+      f'{config.model.channels=} must be the {latent} channels of the '
+      'autoencoder'
+    )
+  if config.model.text_width != features:
+    raise ValueError(
+      f'{config.model.text_width=} must be the {features} features of the '
+      'text encoder'
+    )
 
 
 # ----------------------------------------------------------------- the step
@@ -238,9 +289,13 @@ def make_step(
       config.run.accumulate,
     )
     updates, opt = judge.update(grads, opt, params)
-    params = optax.apply_updates(params, updates)
-    loss = sums['loss'] / jnp.maximum(sums['count'], 1)
-    return dict(params=params, opt=opt), loss
+    moved = dict(params=optax.apply_updates(params, updates), opt=opt)
+    # As the networks, it stays as it is where numbers are not finite.
+    good = jnp.isfinite(optax.tree.norm(grads))
+    kept = jax.tree.map(
+      lambda new, old: jnp.where(good, new, old), moved, state['judge']
+    )
+    return kept, sums['loss'] / jnp.maximum(sums['count'], 1)
 
   return step
 
@@ -293,11 +348,6 @@ def _start(
   mesh: jax.sharding.Mesh,
 ) -> tuple[State, Callable]:
   """The state to go on from, where it shall lie, and the compiled step."""
-  if config.data.limits.rows % config.run.accumulate:
-    raise ValueError(
-      f'{config.data.limits.rows=} must be a multiple of '
-      f'{config.run.accumulate=}'
-    )
   transform = optimizer.make_optimizer(config.optim, config.run.steps)
   has_judge = problem.judge_loss is not None
 

@@ -20,6 +20,8 @@ from jaxtyping import Array, Float
 from sora_jax.models import causal
 
 Video = Float[Array, 'B T H W C']
+Latent = Float[Array, 'B F h w Z']
+Features = Float[Array, 'B U V X E']
 Params = Any
 Stream = Any
 
@@ -95,28 +97,33 @@ def _check_shortcuts(config: AutoencoderConfig) -> None:
 
 
 def check_size(
-  config: AutoencoderConfig, frames: int, height: int, width: int
+  config: AutoencoderConfig,
+  frames: int,
+  height: int,
+  width: int,
+  first: bool = True,
 ) -> None:
-  """Raises ValueError unless a clip of this size has whole latents."""
-  if frames % config.time != 1 % config.time:
-    raise ValueError(
-      f'{frames} frames are not 1 + {config.time} k: '
-      f'use {frames - (frames - 1) % config.time}'
-    )
-  if height % config.space or width % config.space:
+  """Raises ValueError unless a clip, or a later chunk, has whole latents."""
+  start = int(first)  # frame 0 of a clip is a latent by itself
+  over = (frames - start) % config.time
+  if over or frames < 1:
+    wanted = f'1 + {config.time} k' if first else f'{config.time} k'
+    fits = max(frames - over, start) or config.time
+    raise ValueError(f'{frames} frames are not {wanted}: use {fits}')
+  if height % config.space or width % config.space or not height * width:
     raise ValueError(
       f'{width}x{height} pixels: both sides must be multiples of '
       f'{config.space}, the pixels that one latent covers'
     )
 
 
-def normalise(config: AutoencoderConfig, z: Video) -> Video:
+def normalise(config: AutoencoderConfig, z: Latent) -> Latent:
   """Scales latents to mean 0 and standard deviation 1 a channel."""
   mean, std = _statistics(config)
   return (z - mean) / std
 
 
-def denormalise(config: AutoencoderConfig, z: Video) -> Video:
+def denormalise(config: AutoencoderConfig, z: Latent) -> Latent:
   """Undoes `normalise`."""
   mean, std = _statistics(config)
   return z * std + mean
@@ -141,7 +148,7 @@ class Encoder(nn.Module):
   config: AutoencoderConfig
 
   @nn.compact
-  def __call__(self, x: Video, first: bool) -> Video:
+  def __call__(self, x: Video, first: bool) -> Features:
     config, dtype = self.config, self.config.dtype
     x = causal.Conv(config.encoder_width, dtype=dtype, name='conv_in')(x)
     for level, multiple in enumerate(config.multiples):
@@ -166,7 +173,7 @@ class Decoder(nn.Module):
   config: AutoencoderConfig
 
   @nn.compact
-  def __call__(self, x: Video, first: bool) -> Video:
+  def __call__(self, x: Latent, first: bool) -> Features:
     config, dtype = self.config, self.config.dtype
     multiples = config.multiples[::-1]
     width = config.decoder_width * multiples[0]
@@ -213,11 +220,14 @@ class Autoencoder(nn.Module):
     self.encoder = Encoder(config)
     self.decoder = Decoder(config)
     self.quant_conv = causal.Conv(
-      2 * config.channels, point, config.dtype, _mean_and_log_variance
+      2 * config.channels,
+      point,
+      config.dtype,
+      bias_init=_mean_and_log_variance,
     )
     self.post_quant_conv = causal.Conv(config.channels, point, config.dtype)
 
-  def encode(self, video: Video, first: bool = True) -> tuple[Video, Video]:
+  def encode(self, video: Video, first: bool = True) -> tuple[Latent, Latent]:
     """Pixels in [-1, 1] to mean and log variance of the latents.
 
     Args:
@@ -226,7 +236,11 @@ class Autoencoder(nn.Module):
 
     Returns:
       Two float32 [B, F, h, w, C], not normalised.
+
+    Raises:
+      ValueError: the frames or sides do not make whole latents.
     """
+    check_size(self.config, *video.shape[1:4], first)
     p = self.config.patch
     x = einops.rearrange(
       video.astype(self.config.dtype),
@@ -238,7 +252,7 @@ class Autoencoder(nn.Module):
     mean, log_variance = jnp.split(x, 2, axis=-1)
     return mean, jnp.clip(log_variance, -30.0, 20.0)
 
-  def decode(self, z: Video, first: bool = True) -> Video:
+  def decode(self, z: Latent, first: bool = True) -> Video:
     """Latents, not normalised, to pixels around [-1, 1]; float32."""
     p = self.config.patch
     x = self.decoder(self.post_quant_conv(z.astype(self.config.dtype)), first)
@@ -264,7 +278,20 @@ def init(config: AutoencoderConfig, key: Array) -> Params:
   return Autoencoder(config).init(key, video)['params']
 
 
-def encode(config: AutoencoderConfig, params: Params, video: Video) -> Video:
+def start_at(
+  config: AutoencoderConfig, boxed: Params, colour: Float[Array, '3']
+) -> None:
+  """Makes fresh parameters decode to one colour, in place.
+
+  Balls on white are far from the grey of 0: until the mean is right, all
+  weights push the same way and latents are not listened to.
+  """
+  conv_out = boxed['decoder']['conv_out']
+  bias = jnp.repeat(colour, config.patch**2)
+  conv_out['bias'] = conv_out['bias'].replace(value=bias)
+
+
+def encode(config: AutoencoderConfig, params: Params, video: Video) -> Latent:
   """Pixels in [-1, 1] to normalised latents, in one pass."""
   mean, _ = Autoencoder(config).apply(
     {'params': params}, video, method='encode'
@@ -272,7 +299,7 @@ def encode(config: AutoencoderConfig, params: Params, video: Video) -> Video:
   return normalise(config, mean)
 
 
-def decode(config: AutoencoderConfig, params: Params, z: Video) -> Video:
+def decode(config: AutoencoderConfig, params: Params, z: Latent) -> Video:
   """Normalised latents to pixels in [-1, 1], in one pass."""
   video = Autoencoder(config).apply(
     {'params': params}, denormalise(config, z), method='decode'
@@ -282,7 +309,7 @@ def decode(config: AutoencoderConfig, params: Params, z: Video) -> Video:
 
 def encode_chunk(
   config: AutoencoderConfig, params: Params, stream: Stream, video: Video
-) -> tuple[Stream, Video]:
+) -> tuple[Stream, Latent]:
   """One chunk of a clip to normalised latents; memory does not grow with T.
 
   Args:
@@ -301,7 +328,7 @@ def encode_chunk(
 
 
 def decode_chunk(
-  config: AutoencoderConfig, params: Params, stream: Stream, z: Video
+  config: AutoencoderConfig, params: Params, stream: Stream, z: Latent
 ) -> tuple[Stream, Video]:
   """One chunk of normalised latents to pixels; `stream` as in encoding."""
   first = not stream

@@ -16,13 +16,19 @@ from jaxtyping import Array, Float
 
 Video = Float[Array, 'B T H W C']
 
+FAN_IN = nn.initializers.variance_scaling(
+  1.0, 'fan_in', 'truncated_normal', in_axis=(0, 1, 2, 3), out_axis=4
+)
+Wider = Float[Array, 'B T H W E']  # as many positions, other channels
+Other = Float[Array, 'B U V X E']  # of another size
+
 
 def convolve(
-  x: Float[Array, 'B T H W C'],
+  x: Video,
   kernel: Float[Array, 't h w C E'],
   strides: tuple[int, int, int] = (1, 1, 1),
   pad: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0)),
-) -> Float[Array, 'B U V X E']:
+) -> Other:
   """Three-axis convolution, valid in time, padded by `pad` in space.
 
   XLA's CPU backend has a fast two-axis convolution but a slow three-axis one
@@ -70,21 +76,22 @@ class Conv(nn.Module):
   features: int
   kernel: tuple[int, int, int] = (3, 3, 3)
   dtype: str = 'float32'
+  kernel_init: nn.initializers.Initializer = FAN_IN
   bias_init: nn.initializers.Initializer = nn.initializers.zeros
 
   @nn.compact
-  def __call__(self, x: Video) -> Video:
+  def __call__(self, x: Video) -> Wider:
     t, h, w = self.kernel
     if t > 1:
       x = _with_past(self, x, t - 1)
     kernel, bias = _kernel_and_bias(
-      self, (t, h, w), x.shape[-1], self.bias_init
+      self, (t, h, w), x.shape[-1], self.kernel_init, self.bias_init
     )
     space = ((h // 2, h // 2), (w // 2, w // 2))
     return convolve(x, kernel, pad=space) + bias
 
 
-def _with_past(module: nn.Module, x: Video, frames: int) -> Video:
+def _with_past(module: nn.Module, x: Video, frames: int) -> Other:
   """Puts the `frames` frames before `x` in front of it."""
   shape = (x.shape[0], frames, *x.shape[2:])
   if not module.is_mutable_collection('stream'):
@@ -96,19 +103,18 @@ def _with_past(module: nn.Module, x: Video, frames: int) -> Video:
 
 
 def _kernel_and_bias(
-  module,
+  module: nn.Module,
   window: tuple[int, int, int],
   width: int,
-  bias_init=nn.initializers.zeros,
-):
+  kernel_init: nn.initializers.Initializer = FAN_IN,
+  bias_init: nn.initializers.Initializer = nn.initializers.zeros,
+) -> tuple[Array, Array]:
   """Parameters of a convolution; call it from a compact method only."""
-  init = nn.initializers.variance_scaling(
-    1.0, 'fan_in', 'truncated_normal', in_axis=(0, 1, 2, 3), out_axis=4
-  )
-  axes = (None, None, None, None, 'embed')
   kernel = module.param(
     'kernel',
-    nn.with_logical_partitioning(init, axes),
+    nn.with_logical_partitioning(
+      kernel_init, (None, None, None, None, 'embed')
+    ),
     (*window, width, module.features),
   )
   bias = module.param(
@@ -133,15 +139,26 @@ class RMSNorm(nn.Module):
 
 
 class ResidualBlock(nn.Module):
+  """Two convolutions beside the identity, which is all there is at first.
+
+  The last kernel starts at zero: a fresh autoencoder is then close to linear
+  from pixels to latents and back, and its encoder learns from the first step.
+  """
+
   features: int
   dtype: str = 'float32'
 
   @nn.compact
-  def __call__(self, x: Video) -> Video:
+  def __call__(self, x: Video) -> Wider:
     y = nn.silu(RMSNorm(name='norm1')(x))
     y = Conv(self.features, dtype=self.dtype, name='conv1')(y)
     y = nn.silu(RMSNorm(name='norm2')(y))
-    y = Conv(self.features, dtype=self.dtype, name='conv2')(y)
+    y = Conv(
+      self.features,
+      dtype=self.dtype,
+      kernel_init=nn.initializers.zeros,
+      name='conv2',
+    )(y)
     if x.shape[-1] != self.features:
       point = (1, 1, 1)
       x = Conv(self.features, point, self.dtype, name='conv_shortcut')(x)
@@ -165,7 +182,7 @@ class FrameAttention(nn.Module):
     weights = jax.nn.softmax(logits * C**-0.5).astype(v.dtype)
     y = jnp.einsum('fnm,fmc->fnc', weights, v)
     y = y.reshape(B, T, H, W, C)
-    return x + Conv(C, point, self.dtype, name='proj')(y)
+    return x + Conv(C, point, self.dtype, nn.initializers.zeros, name='proj')(y)
 
 
 class MiddleBlock(nn.Module):
@@ -190,7 +207,7 @@ class HalveTime(nn.Module):
   dtype: str = 'float32'
 
   @nn.compact
-  def __call__(self, x: Video, first: bool) -> Video:
+  def __call__(self, x: Video, first: bool) -> Other:
     kernel, bias = _kernel_and_bias(self, (3, 1, 1), x.shape[-1])
     start = x[:, :1]
     if self.is_mutable_collection('stream'):
@@ -214,7 +231,7 @@ class DoubleTime(nn.Module):
   dtype: str = 'float32'
 
   @nn.compact
-  def __call__(self, x: Video, first: bool) -> Video:
+  def __call__(self, x: Video, first: bool) -> Other:
     start, rest = (x[:, :1], x[:, 1:]) if first else (None, x)
     conv = Conv(2 * self.features, (3, 1, 1), self.dtype, name='conv')
     # Run on an empty chunk too: it makes the parameters and the past.
@@ -231,7 +248,7 @@ class Downsample(nn.Module):
   dtype: str = 'float32'
 
   @nn.compact
-  def __call__(self, x: Video, first: bool) -> Video:
+  def __call__(self, x: Video, first: bool) -> Other:
     x = StridedConv(self.features, self.dtype, name='resample')(x)
     if self.halve_time:
       x = HalveTime(self.features, self.dtype, name='time_conv')(x, first)
@@ -245,7 +262,7 @@ class StridedConv(nn.Module):
   dtype: str = 'float32'
 
   @nn.compact
-  def __call__(self, x: Video) -> Video:
+  def __call__(self, x: Video) -> Other:
     kernel, bias = _kernel_and_bias(self, (1, 3, 3), x.shape[-1])
     return convolve(x, kernel, (1, 2, 2), ((0, 1), (0, 1))) + bias
 
@@ -258,14 +275,14 @@ class Upsample(nn.Module):
   dtype: str = 'float32'
 
   @nn.compact
-  def __call__(self, x: Video, first: bool) -> Video:
+  def __call__(self, x: Video, first: bool) -> Other:
     if self.double_time:
       x = DoubleTime(x.shape[-1], self.dtype, name='time_conv')(x, first)
     x = jnp.repeat(jnp.repeat(x, 2, axis=2), 2, axis=3)
     return Conv(self.features, (1, 3, 3), self.dtype, name='resample')(x)
 
 
-def fold_mean(x: Video, features: int, t: int, s: int, first: bool) -> Video:
+def fold_mean(x: Video, features: int, t: int, s: int, first: bool) -> Other:
   """Folds t x s x s positions into channels and averages down to `features`.
 
   The clip's start is padded in front with zeros to a whole fold.
@@ -281,7 +298,7 @@ def fold_mean(x: Video, features: int, t: int, s: int, first: bool) -> Video:
 
 def unfold_repeat(
   x: Video, features: int, t: int, s: int, first: bool
-) -> Video:
+) -> Other:
   """Repeats channels and unfolds them to t x s x s positions.
 
   At the clip's start the first t - 1 frames are dropped, since latent 0

@@ -180,7 +180,7 @@ class DistanceBias(nn.Module):
     # A product, not a gather, whose gradient would add L * L terms into a row.
     return jnp.einsum(
       'NLI,IA->ANL',
-      layers.one_hot(bucket, c.buckets),
+      layers.one_hot(jnp.asarray(bucket), c.buckets),
       table,
       precision='highest',
     )[None]
