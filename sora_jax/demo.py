@@ -10,7 +10,7 @@ import types
 
 from etils import epath
 
-from sora_jax import evaluate, generate, train
+from sora_jax import evaluate, experiment, generate, sharding, train
 from sora_jax import networks as networks_lib
 from sora_jax.data import video
 
@@ -32,6 +32,7 @@ def main(config: None, flags: types.SimpleNamespace) -> None:
   """Writes and scores; prints the name of every file."""
   del config
   start = time.monotonic()
+  sharding.use_cores()
   out = epath.Path(flags.out)
   out.mkdir(parents=True, exist_ok=True)
   model = _retrain(out) if flags.retrain else networks_lib.SHIPPED
@@ -41,7 +42,9 @@ def main(config: None, flags: types.SimpleNamespace) -> None:
     generate.Request(prompt, flags.seed + i) for i, prompt in enumerate(PROMPTS)
   ]
   print(f'making {len(requests)} videos of {settings.size}')
-  made = list(generate.sample(networks, requests, settings))
+  mesh = generate.mesh_for(len(requests) + flags.prompts, settings)
+  make = generate.make_generator(networks, settings, mesh)
+  made = list(make(requests))
   for i, clip in enumerate(made):
     path = out / f'{generate.name_of(i, clip.request)}.mp4'
     video.write_video(path, clip.video, networks.config.sample.fps)
@@ -52,8 +55,8 @@ def main(config: None, flags: types.SimpleNamespace) -> None:
   video.write_video(out / 'sheet.png', sheet[None], 1.0)
   print(f'{out / "sheet.png"}  eight frames of each')
   print(f'scoring {flags.prompts} prompts that the training never saw')
-  _, scores = evaluate.on_world(
-    networks, settings, flags.prompts, flags.seed + len(PROMPTS)
+  scores = evaluate.on_world(
+    networks, settings, make, flags.prompts, flags.seed + len(PROMPTS)
   )
   table = evaluate.world_table(scores)
   (out / 'scores.txt').write_text(table + '\n')
@@ -64,8 +67,6 @@ def main(config: None, flags: types.SimpleNamespace) -> None:
 
 def _retrain(out: epath.Path) -> epath.Path:
   """Trains autoencoder and DiT by the experiments that made what ships."""
-  from sora_jax import experiment
-
   stage1 = experiment.load('experiments/autoencoder.py:balls')
   train.train(stage1, out / 'autoencoder')
   stage2 = experiment.load('experiments/text_to_video.py:balls')

@@ -9,13 +9,14 @@ files where a folder is given.
 
 import json
 import types
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from etils import epath
 
-from sora_jax import batch, generate, metrics, objectives, prepare
+from sora_jax import batch, generate, metrics, objectives, prepare, sharding
 from sora_jax import networks as networks_lib
 from sora_jax.data import sources, transforms
 from sora_jax.data.worlds import balls
@@ -42,6 +43,7 @@ class WorldScores(NamedTuple):
 def main(config: None, flags: types.SimpleNamespace) -> None:
   """Prints the table and writes `scores.json`."""
   del config
+  sharding.use_cores()
   place = flags.model or networks_lib.SHIPPED
   networks = networks_lib.read(place)
   out = epath.Path(flags.out)
@@ -49,7 +51,9 @@ def main(config: None, flags: types.SimpleNamespace) -> None:
   settings = generate.settings_of(networks.config.sample)
   results: dict[str, Any] = {}
   if 'dit' in networks.params:
-    clips, scores = on_world(networks, settings, flags.cases, flags.seed)
+    mesh = generate.mesh_for(flags.cases, settings)
+    make = generate.make_generator(networks, settings, mesh)
+    scores = on_world(networks, settings, make, flags.cases, flags.seed)
     results['generation'] = _plain(scores)
     results['card'] = generate.card(networks, settings, place)
     print(world_table(scores))
@@ -65,23 +69,35 @@ def main(config: None, flags: types.SimpleNamespace) -> None:
 
 
 def on_world(
-  networks: Networks, settings: generate.Settings, cases: int, seed: int
-) -> tuple[list[generate.Made], WorldScores]:
-  """Samples held-out prompts and scores them beside their bounds."""
+  networks: Networks,
+  settings: generate.Settings,
+  make: Callable[[list[generate.Request]], Iterator[generate.Made]],
+  cases: int,
+  seed: int,
+) -> WorldScores:
+  """Samples held-out prompts and scores them beside their bounds.
+
+  Args:
+    networks: with an autoencoder.
+    settings: of the samples; their size is that of the true clips.
+    make: from `generate.make_generator`.
+    cases: number of prompts.
+    seed: of the first sample.
+  """
   prompts = balls.held_out_prompts(HELD_OUT_SEED, cases)
   captions = [caption for caption, _ in prompts]
   requests = [generate.Request(c, seed + i) for i, c in enumerate(captions)]
-  made = list(generate.sample(networks, requests, settings))
+  made = [clip.video for clip in make(requests)]
   true = [
     balls.clip(HELD_OUT_SEED, index, settings.size, 'test')[0].video
     for _, index in prompts
   ]
   decoded = reconstruct(networks, true)
   pairs = list(zip(decoded, true, strict=True))
-  return made, WorldScores(
+  return WorldScores(
     true=metrics.tally(true, captions),
     decoded=metrics.tally(decoded, captions),
-    generated=metrics.tally([clip.video for clip in made], captions),
+    generated=metrics.tally(made, captions),
     psnr=float(np.mean([metrics.psnr(a, b) for a, b in pairs])),
     ssim=float(np.mean([metrics.ssim(a, b) for a, b in pairs])),
   )

@@ -281,35 +281,54 @@ def sample(
 ) -> Iterator[Made]:
   """Makes clips from prompts, in the order asked for.
 
+  By default it runs on as many devices as there are micro-batches.
+
   Raises:
     ValueError: a size, a sampler, a prompt or a seed that cannot be.
   """
   requests = list(requests)
+  if mesh is None:
+    mesh = mesh_for(len(requests), settings)
+  return make_generator(networks, settings, mesh)(requests)
+
+
+def mesh_for(clips: int, settings: Settings) -> Mesh:
+  """Devices along data, no more than there are micro-batches to share out."""
+  micro_batches = -(-clips // max(1, settings.micro_batch))
+  devices = jax.devices()[: max(1, micro_batches)]
+  return sharding.make_mesh(sharding.MeshConfig(), devices)
+
+
+def make_generator(
+  networks: Networks, settings: Settings, mesh: Mesh
+) -> Callable[[list[Request]], Iterator[Made]]:
+  """Places the weights; what it returns compiles once, at its first call."""
   check(networks, settings)
-  mesh = mesh or sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
   config = networks.config
   size = latent_size(config.autoencoder, settings.size)
   canvas = canvas_lib.text_to_video(*size, config.model.channels, '')
   plan = canvas_lib.to_tokens(canvas, config.model.patch)
-  slots = config.sample.text_slots
-  ids = np.array([_ids(request.prompt, slots) for request in requests])
-  seeds = np.array([_seed(request) for request in requests], np.uint32)
-  with sharding.use(mesh):
-    params = jax.device_put(networks.params, sharding.replicated(mesh))
-    run = make_sampler(config, settings, plan, mesh)
-    decode = make_decoder(config.autoencoder, mesh)
-    shares = mesh.shape['data'] * mesh.shape['fsdp']
-    count = shares * settings.micro_batch
+  params = jax.device_put(networks.params, sharding.replicated(mesh))
+  run = make_sampler(config, settings, plan, mesh)
+  decode = make_decoder(config.autoencoder, mesh)
+  count = mesh.shape['data'] * mesh.shape['fsdp'] * settings.micro_batch
+
+  def generate(requests: list[Request]) -> Iterator[Made]:
+    slots = config.sample.text_slots
+    ids = np.array([_ids(request.prompt, slots) for request in requests])
+    seeds = np.array([_seed(request) for request in requests], np.uint32)
     for i in range(0, len(requests), count):
-      part = requests[i : i + count]
       # The last clip is repeated to fill the one shape that is compiled.
       fill = np.minimum(np.arange(i, i + count), len(requests) - 1)
-      values = run(params, seeds[fill], ids[fill])
-      z = tokens.unpatchify(values, size, config.model.patch)
-      chunks = list(decode(params['autoencoder'], z))
+      with sharding.use(mesh):
+        values = run(params, seeds[fill], ids[fill])
+        z = tokens.unpatchify(values, size, config.model.patch)
+        chunks = list(decode(params['autoencoder'], z))
       frames, z = np.concatenate(chunks, axis=1), np.asarray(z)
-      for j, request in enumerate(part):
+      for j, request in enumerate(requests[i : i + count]):
         yield Made(request, z[j], frames[j])
+
+  return generate
 
 
 def _ids(prompt: str, slots: int) -> Int[np.ndarray, '2 L']:
@@ -335,6 +354,7 @@ def main(
 ) -> None:
   """`launch.py sample`: prompts to files, and a manifest of what was made."""
   del config
+  sharding.use_cores()
   networks = networks_lib.read(flags.model or networks_lib.SHIPPED)
   settings = override(settings_of(networks.config.sample), flags)
   requests = read_requests(flags)
@@ -471,7 +491,7 @@ def _read_manifest(path: epath.Path) -> dict[str, dict[str, Any]]:
 def _write_manifest(path: epath.Path, known: dict[str, dict[str, Any]]) -> None:
   partial = path.with_name(path.name + '.part')
   partial.write_text(''.join(json.dumps(r) + '\n' for r in known.values()))
-  partial.rename(path)
+  partial.replace(path)
 
 
 def sample_while_training(

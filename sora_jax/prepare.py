@@ -6,6 +6,7 @@ refused by a run with another one.
 """
 
 import hashlib
+import math
 import types
 from collections.abc import Iterator
 from typing import Any
@@ -15,25 +16,19 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from etils import epath
+from jax.experimental import multihost_utils
 from jaxtyping import Array, Float
 
-from sora_jax import (
-  batch,
-  objectives,
-)
-from sora_jax import (
-  config as config_lib,
-)
-from sora_jax import (
-  networks as networks_lib,
-)
+from sora_jax import batch, objectives, sharding
+from sora_jax import config as config_lib
+from sora_jax import networks as networks_lib
 from sora_jax.data import latents, pipeline, sources, transforms
 from sora_jax.models import autoencoder, text
 
 Params = Any
 
 # Clips of one size that are encoded together.
-ENCODE_BATCH = 4
+ENCODE_BATCH = 8
 
 
 def main(config: config_lib.Config, flags: types.SimpleNamespace) -> None:
@@ -41,12 +36,23 @@ def main(config: config_lib.Config, flags: types.SimpleNamespace) -> None:
   if flags.data:
     config.data.corpus = pipeline.Corpus.FOLDER
     config.data.path = flags.data
+  sharding.use_cores(ENCODE_BATCH)
   frozen = networks_lib.read_frozen(config)
   out = epath.Path(config.data.latents or epath.Path(flags.workdir) / 'latents')
   if out.exists():
     raise ValueError(f'{out} exists already; remove it to prepare it again')
-  prepare(config, frozen, out)
+  prepare_once(config, frozen, out)
   print(f'{out}: {len(latents.LatentSource(out))} clips')
+
+
+def prepare_once(
+  config: config_lib.Config, frozen: dict[str, Params], out: epath.Path
+) -> None:
+  """Prepares on process 0, while the others wait for it."""
+  if jax.process_index() == 0:
+    prepare(config, frozen, out)
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices('latents prepared')
 
 
 def prepare(
@@ -58,14 +64,18 @@ def prepare(
     ValueError: the corpus cannot be read, or none of its clips can.
   """
   source = pipeline.make_source(config.data)
+  devices = jax.local_devices()
+  devices = devices[: math.gcd(ENCODE_BATCH, len(devices))]
+  mesh = sharding.make_mesh(sharding.MeshConfig(), devices)
   encode = jax.jit(
     lambda params, video: autoencoder.encode(
       config.autoencoder, params, objectives.to_pixels(video)
-    )
+    ),
+    in_shardings=(sharding.replicated(mesh), sharding.batch_sharding(mesh)),
   )
   features = _feature_fn(config, frozen.get('text'))
   count = 0
-  with latents.Writer(out) as writer:
+  with sharding.use(mesh), latents.Writer(out) as writer:
     for clips in _batches(_clips(source, config)):
       # The last clip is repeated to fill the one shape that is compiled.
       fill = [clips[min(i, len(clips) - 1)] for i in range(ENCODE_BATCH)]
@@ -200,7 +210,8 @@ def latent_statistics(
     axes = (0, 1, 2, 3)
     return jnp.sum(seen) * size, (z * seen).sum(axes), (z**2 * seen).sum(axes)
 
-  count, first, second = 0.0, 0.0, 0.0
+  first = second = np.zeros(config.channels)
+  count = 0.0
   for frames in batches:
     parts = [np.asarray(x, np.float64) for x in sums(params, frames)]
     count, first = count + parts[0], first + parts[1]

@@ -62,6 +62,7 @@ class Problem(NamedTuple):
 
 def main(config: config_lib.Config, flags: types.SimpleNamespace) -> None:
   """Trains to the last step of the config, and exports the model."""
+  sharding.use_cores(config.data.limits.rows)
   train(config, epath.Path(flags.workdir))
 
 
@@ -207,7 +208,7 @@ def diffusion_problem(
   start = networks_lib.read_start(config, names)
   prepared = epath.Path(config.data.latents or workdir / 'latents')
   if not prepared.exists():
-    prepare.prepare(config, frozen, prepared)
+    prepare.prepare_once(config, frozen, prepared)
   source = latents.LatentSource(prepared)
   prepare.check_origin(source, frozen)
   batches = pipeline.PackBatches(
@@ -438,14 +439,14 @@ def _report(
   sums: dict[str, Array],
 ) -> None:
   """Means of a step's sums, and the end of a run that cannot go on."""
-  sums = {k: float(v) for k, v in jax.device_get(sums).items()}
-  in_row = int(sums['skipped_in_row'])
+  totals = {k: float(v) for k, v in jax.device_get(sums).items()}
+  in_row = int(totals['skipped_in_row'])
   if in_row >= config.optim.max_bad_steps:
     raise FloatingPointError(
       f'step {step}: {in_row} steps in a row had a loss or a gradient that '
       f'is not finite (optim.max_bad_steps={config.optim.max_bad_steps}); '
       'lower optim.learning_rate, or look at the data of these steps'
     )
-  throughput.add(int(sums['clips']), int(sums['count']))
+  throughput.add(int(totals['clips']), int(totals['count']))
   if writer.due(step):
-    writer.write(step, objectives.means(sums), throughput.report())
+    writer.write(step, objectives.means(totals), throughput.report())
