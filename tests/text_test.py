@@ -132,7 +132,7 @@ def test_empty_slots_are_zeros_and_do_not_leak(params):
 
 
 def test_order_matters(params):
-  y = encode(SMALL, params, [[5, 6, 7, 1]])[0]
+  y = np.asarray(encode(SMALL, params, [[5, 6, 7, 1]])[0])
   swapped = encode(SMALL, params, [[6, 5, 7, 1]])[0]
   assert np.abs(y[[1, 0, 2, 3]] - swapped).max() > 0.01
 
