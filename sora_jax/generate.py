@@ -129,21 +129,19 @@ def latent_size(
 
 
 def make_sampler(
-  config: config_lib.Config,
-  settings: Settings,
-  plan: canvas_lib.CanvasTokens,
-  mesh: Mesh,
+  config: config_lib.Config, settings: Settings, mesh: Mesh
 ) -> Callable[..., Float[Array, 'B N P']]:
-  """Compiles once: (params, seeds [B], text ids [B, 2, L]) -> tokens [B, N, P].
+  """Compiles once: (params, plan, levels, seeds [B], text ids [B, 2, L]).
 
-  `plan` says what is known and where tokens are, for every clip alike. B is
-  a micro-batch for each device along data and fsdp.
+  What it returns takes clips to latent tokens [B, N, P]. B is a micro-batch
+  for each device along data and fsdp; all clips have the same plan and levels,
+  which are arguments, since XLA simplifies what it sees of a constant, and not
+  in the same way for every number of devices.
   """
   sampler = samplers.SAMPLERS[settings.sampler]
-  alpha = float(flow.shift_alpha(len(plan.start), config.denoising.level))
-  levels = samplers.levels_schedule(settings.steps, alpha)
 
-  def micro_batch(params, seeds, text_ids):
+  def micro_batch(shared, seeds, text_ids):
+    params, plan, levels = shared
     x = jax.vmap(lambda seed: _start(plan, seed))(seeds)
     velocity_fn = _velocity(config, settings, plan, params, text_ids)
     start = jnp.broadcast_to(plan.start, x.shape[:2])
@@ -155,13 +153,13 @@ def make_sampler(
 def on_each_device(
   function: Callable[..., Array], mesh: Mesh
 ) -> Callable[..., Array]:
-  """Jits `function(params, *rows)` to run on every device's rows alone.
+  """Jits `function(shared, *rows)` to run on every device's rows alone.
 
-  Each device sees all parameters and a micro-batch of its own, and computes
+  Each device sees all of `shared` and a micro-batch of its own, and computes
   what one device would compute alone, to the bit.
   """
 
-  def run(params, *rows):
+  def run(shared, *rows):
     mapped = jax.shard_map(
       function,
       mesh=mesh,
@@ -169,7 +167,7 @@ def on_each_device(
       out_specs=P(sharding.ROWS),
       check_vma=False,
     )
-    return mapped(params, *rows)
+    return mapped(shared, *rows)
 
   return jax.jit(run)
 
@@ -180,7 +178,7 @@ def _start(
   """The canvas, noised to the level that each token starts from."""
   key = rng.key(jax.random.key(seed), 'noise')
   noise = rng.token_noise(key, plan.index, plan.known.shape[-1])
-  return flow.interpolate(plan.known, noise, jnp.asarray(plan.start))
+  return flow.interpolate(plan.known, noise, plan.start)
 
 
 def _velocity(
@@ -309,7 +307,10 @@ def make_generator(
   canvas = canvas_lib.text_to_video(*size, config.model.channels, '')
   plan = canvas_lib.to_tokens(canvas, config.model.patch)
   params = jax.device_put(networks.params, sharding.replicated(mesh))
-  run = make_sampler(config, settings, plan, mesh)
+  alpha = float(flow.shift_alpha(len(plan.start), config.denoising.level))
+  levels = samplers.levels_schedule(settings.steps, alpha)
+  shared = jax.device_put((params, plan, levels), sharding.replicated(mesh))
+  run = make_sampler(config, settings, mesh)
   decode = make_decoder(config.autoencoder, mesh)
   count = mesh.shape['data'] * mesh.shape['fsdp'] * settings.micro_batch
 
@@ -321,7 +322,7 @@ def make_generator(
       # The last clip is repeated to fill the one shape that is compiled.
       fill = np.minimum(np.arange(i, i + count), len(requests) - 1)
       with sharding.use(mesh):
-        values = run(params, seeds[fill], ids[fill])
+        values = run(shared, seeds[fill], ids[fill])
         z = tokens.unpatchify(values, size, config.model.patch)
         chunks = list(decode(params['autoencoder'], z))
       frames, z = np.concatenate(chunks, axis=1), np.asarray(z)
