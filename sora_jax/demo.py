@@ -14,6 +14,9 @@ from sora_jax import evaluate, experiment, generate, sharding, train
 from sora_jax import networks as networks_lib
 from sora_jax.data import video
 
+# Beside the package, in a checkout.
+EXPERIMENTS = epath.Path(__file__).parent.parent / 'experiments'
+
 PROMPTS = (
   'a small red ball rolls right at speed 2.0',
   'a large blue ball moves to the left at speed 1.2',
@@ -66,10 +69,16 @@ def main(config: None, flags: types.SimpleNamespace) -> None:
 
 
 def _retrain(out: epath.Path) -> epath.Path:
-  """Trains autoencoder and DiT by the experiments that made what ships."""
-  stage1 = experiment.load('experiments/autoencoder.py:balls')
-  train.train(stage1, out / 'autoencoder')
-  stage2 = experiment.load('experiments/text_to_video.py:balls')
-  stage2.autoencoder_from = str(out / 'autoencoder' / 'model')
-  train.train(stage2, out / 'run')
+  """Trains autoencoder and DiT by the experiments that made what ships.
+
+  A call that is interrupted and given again goes on.
+  """
+  short = experiment.load(f'{EXPERIMENTS}/autoencoder.py:balls')
+  train.train(short, out / 'autoencoder')
+  long = experiment.load(f'{EXPERIMENTS}/autoencoder.py:balls_long')
+  long.init_from = str(out / 'autoencoder' / 'model')
+  train.train(long, out / 'autoencoder_long')
+  diffusion = experiment.load(f'{EXPERIMENTS}/text_to_video.py:balls')
+  diffusion.autoencoder_from = str(out / 'autoencoder_long' / 'model')
+  train.train(diffusion, out / 'run')
   return out / 'run' / 'model'

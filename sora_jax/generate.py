@@ -151,8 +151,8 @@ def make_sampler(
 
 
 def on_each_device(
-  function: Callable[..., Array], mesh: Mesh
-) -> Callable[..., Array]:
+  function: Callable[..., Any], mesh: Mesh
+) -> Callable[..., Any]:
   """Jits `function(shared, *rows)` to run on every device's rows alone.
 
   Each device sees all of `shared` and a micro-batch of its own, and computes
@@ -177,8 +177,9 @@ def _start(
 ) -> Float[Array, 'N P']:
   """The canvas, noised to the level that each token starts from."""
   key = rng.key(jax.random.key(seed), 'noise')
-  noise = rng.token_noise(key, plan.index, plan.known.shape[-1])
-  return flow.interpolate(plan.known, noise, plan.start)
+  known, start = jnp.asarray(plan.known), jnp.asarray(plan.start)
+  noise = rng.token_noise(key, jnp.asarray(plan.index), known.shape[-1])
+  return flow.interpolate(known, noise, start)
 
 
 def _velocity(

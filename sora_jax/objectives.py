@@ -181,6 +181,7 @@ def reconstruction(
   counted = (frames.draw >= 0).astype(jnp.float32)
   metrics = {
     'clips': jnp.sum(counted),
+    'broken': jnp.sum(1.0 - counted),
     'l1': jnp.sum(error * counted),
     'mse': jnp.sum(squared * counted),
     'kl': jnp.sum(kl * counted),
@@ -195,8 +196,8 @@ def _coarse_error(difference: Video) -> Float[Array, ' B']:
   noise averages out: it pulls colours and brightness right early.
   """
   half = _halve(difference)
-  errors = [jnp.abs(x) for x in (half, _halve(half))]
-  return sum(jnp.mean(e, axis=(1, 2, 3, 4)) for e in errors)
+  mean = lambda x: jnp.mean(jnp.abs(x), axis=(1, 2, 3, 4))
+  return mean(half) + mean(_halve(half))
 
 
 def _halve(video: Video) -> Video:
@@ -235,7 +236,15 @@ def means(sums: dict[str, float]) -> dict[str, float]:
   the step did not draw is left out. The other sums of an objective are over
   the same things as its loss.
   """
-  whole = {'count', 'clips', 'grad_norm', 'skipped', 'skipped_in_row', 'judge'}
+  whole = {
+    'count',
+    'clips',
+    'broken',
+    'grad_norm',
+    'skipped',
+    'skipped_in_row',
+    'judge',
+  }
   out = {}
   for name, value in sums.items():
     if name.startswith('count_level'):

@@ -278,13 +278,15 @@ def make_step(
     )
     sums |= dict(grad_norm=norm, **following['counters'])
     if problem.judge_loss is not None:
-      following['judge'], sums['judge'] = _judge_step(state, batch)
+      following['judge'], sums['judge'] = _judge_step(
+        problem.judge_loss, state, batch
+      )
     return following, sums
 
-  def _judge_step(state, batch):
+  def _judge_step(judge_loss, state, batch):
     params, opt = state['judge']['params'], state['judge']['opt']
     grads, sums = _gradients(
-      lambda params, part: problem.judge_loss(state, params, part),
+      lambda params, part: judge_loss(state, params, part),
       params,
       batch,
       config.run.accumulate,

@@ -61,7 +61,7 @@ class Writer:
 
   def write(self, row: Row, record: Record) -> None:
     """Adds one clip. Latents are stored in float16: normalised, they fit."""
-    arrays = {'latent': record.latent.astype(np.float16)}
+    arrays: dict[str, np.ndarray] = {'latent': record.latent.astype(np.float16)}
     for i, features in enumerate(record.features):
       arrays[f'features_{i}'] = features.astype(np.float32)
     self._records.write(safetensors.numpy.save(arrays))
