@@ -5,8 +5,51 @@ import os
 os.environ['JAX_PLATFORMS'] = 'cpu'
 
 import jax
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_debug_key_reuse', True)
 jax.config.update('jax_threefry_partitionable', True)
+
+
+@pytest.fixture(scope='module')
+def cached_compilation(tmp_path_factory):
+  """Programs that a file of tests compiles again and again compile once."""
+  settings = {
+    'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('compiled')),
+    'jax_persistent_cache_min_compile_time_secs': 0.1,
+  }
+  before = {name: getattr(jax.config, name) for name in settings}
+  for name, value in settings.items():
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
+  yield
+  for name, value in before.items():
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+  """Lets runs see one of the simulated devices, and XLA has less to do."""
+  # Not at the top: modules imported before pytest starts go unchecked.
+  from sora_jax import sharding
+
+  make_mesh = sharding.make_mesh
+  monkeypatch.setattr(
+    sharding,
+    'make_mesh',
+    lambda config, devices=None: make_mesh(config, jax.devices()[:1]),
+  )
+
+
+@pytest.fixture
+def no_jit(monkeypatch):
+  """Makes whatever compiles at the edges of the package fail."""
+
+  def fail(*unused, **unused_too):
+    raise AssertionError('this should have been refused before any compile')
+
+  monkeypatch.setattr(jax, 'jit', fail)

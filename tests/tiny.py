@@ -2,9 +2,7 @@
 
 import jax
 import numpy as np
-import pytest
 from etils import epath
-from jax.experimental.compilation_cache import compilation_cache
 
 from experiments import smoke
 from sora_jax import config as config_lib
@@ -13,24 +11,6 @@ from sora_jax.data import latents, video
 from sora_jax.models import autoencoder
 
 CAPTIONS = ('a red ball rolls', 'a blue ball falls', 'two balls', 'grey')
-
-
-@pytest.fixture(scope='module', autouse=True)
-def cached_compilation(tmp_path_factory):
-  """Programs that a file of tests compiles again and again compile once."""
-  names = (
-    'jax_compilation_cache_dir',
-    'jax_persistent_cache_min_compile_time_secs',
-  )
-  before = [getattr(jax.config, name) for name in names]
-  folder = tmp_path_factory.mktemp('compiled')
-  for name, value in zip(names, (str(folder), 0.1), strict=True):
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
-  yield
-  for name, value in zip(names, before, strict=True):
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
 
 
 def autoencoder_config() -> autoencoder.AutoencoderConfig:
@@ -92,20 +72,17 @@ def write_latents(
       latent = latent.astype(np.float32)
       row = latents.Row(f'{i}', size, [CAPTIONS[caption]])
       writer.write(row, latents.Record(latent, ()))
-    writer.finish(
-      {'channels': 4, 'autoencoder': prepare.digest(frozen['autoencoder'])}
-    )
+    writer.finish({
+      'channels': 4,
+      'autoencoder': prepare.digest(frozen['autoencoder']),
+    })
   return latents.LatentSource(path)
 
 
-def gradient(
-  frames: int, width: int, height: int, seed: int = 0
-) -> np.ndarray:
+def gradient(frames: int, width: int, height: int, seed: int = 0) -> np.ndarray:
   """A gradient of colours of its own that moves to the right."""
   rng = np.random.default_rng(seed)
-  t, y, x = np.meshgrid(
-    *map(np.arange, (frames, height, width)), indexing='ij'
-  )
+  t, y, x = np.meshgrid(*map(np.arange, (frames, height, width)), indexing='ij')
   phase = (x - 2 * t)[..., None] * rng.uniform(0.1, 0.3, 3) + 0.1 * y[..., None]
   return (127.5 + 127.5 * np.sin(phase)).astype(np.uint8)
 

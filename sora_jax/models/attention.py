@@ -42,12 +42,13 @@ def attend(
   )
   if bias is not None:
     scores_BANL += bias
-  if segment_q is not None:
+  visible = None
+  if segment_q is not None and segment_k is not None:
     visible = visibility(segment_q, segment_k)[:, None]
     scores_BANL = jnp.where(visible, scores_BANL, -1e30)
   highest = jax.lax.stop_gradient(scores_BANL.max(axis=-1, keepdims=True))
   weights_BANL = jnp.exp(scores_BANL - highest)
-  if segment_q is not None:
+  if visible is not None:
     weights_BANL = jnp.where(visible, weights_BANL, 0.0)
   total = weights_BANL.sum(axis=-1, keepdims=True)
   # Dividing after the product handles N x K numbers instead of N x L. The

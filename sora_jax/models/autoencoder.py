@@ -240,7 +240,8 @@ class Autoencoder(nn.Module):
     Raises:
       ValueError: the frames or sides do not make whole latents.
     """
-    check_size(self.config, *video.shape[1:4], first)
+    _, frames, height, width, _ = video.shape
+    check_size(self.config, frames, height, width, first)
     p = self.config.patch
     x = einops.rearrange(
       video.astype(self.config.dtype),

@@ -8,6 +8,8 @@ Source: Wan team 2025 (arXiv:2503.20314), section 4.1; DC-AE for the
 parameter-free shortcuts (Chen et al. 2024, arXiv:2410.10733).
 """
 
+import functools
+
 import einops
 import flax.linen as nn
 import jax
@@ -51,16 +53,18 @@ def convolve(
     if not frames:  # an image, or a chunk that only fills the past
       empty = (x.shape[0], 0, *x.shape[2:4], kernel.shape[-1])
       return jnp.zeros(empty, x.dtype)
-    total = 0
+    parts = []
     for tap in range(taps):
       part = x[:, tap : tap + (frames - 1) * step + 1 : step]
-      total += jax.lax.conv_general_dilated(
+      part = jax.lax.conv_general_dilated(
         einops.rearrange(part, 'B T H W C -> (B T) H W C'),
         kernel[tap],
         strides[1:],
         pad,
         dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
       )
+      parts.append(part)
+    total = functools.reduce(jnp.add, parts)
     return einops.rearrange(total, '(B T) H W C -> B T H W C', T=frames)
 
   return jax.lax.platform_dependent(x, kernel, cpu=by_taps, default=whole)
@@ -232,7 +236,7 @@ class DoubleTime(nn.Module):
 
   @nn.compact
   def __call__(self, x: Video, first: bool) -> Other:
-    start, rest = (x[:, :1], x[:, 1:]) if first else (None, x)
+    start, rest = x[:, :1], x[:, 1:] if first else x
     conv = Conv(2 * self.features, (3, 1, 1), self.dtype, name='conv')
     # Run on an empty chunk too: it makes the parameters and the past.
     y = conv(rest)

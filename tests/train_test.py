@@ -1,0 +1,322 @@
+"""The trainer: what a step does, what the loop survives, what is refused."""
+
+import json
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny
+from etils import epath
+
+from sora_jax import (
+  checkpoint,
+  cli,
+  networks,
+  sharding,
+  train,
+)
+from sora_jax import (
+  config as config_lib,
+)
+from sora_jax import (
+  state as state_lib,
+)
+
+pytestmark = pytest.mark.usefixtures('cached_compilation')
+
+ROWS, WEIGHTS = 8, 4
+
+
+def linear_problem(bad=(), order=None, weights=WEIGHTS, start=None):
+  """Least squares: all that the loop does, without a network to compile.
+
+  Batches of the steps in `bad` are NaN; `order` names other batches by step.
+  """
+  target = np.arange(1.0, weights + 1, dtype=np.float32)
+
+  def init(key):
+    return {'net': {'kernel': 0.1 * jax.random.normal(key, (weights,))}}
+
+  def loss(state, trainable, x):
+    del state
+    kernel = trainable['net']['kernel']
+    error = jnp.einsum('bi,i->b', x, kernel) - jnp.einsum('bi,i->b', x, target)
+    count = jnp.float32(ROWS)
+    return jnp.sum(error**2), count, {'clips': count}
+
+  def make_batch(step):
+    rng = np.random.default_rng(step if order is None else order[step])
+    x = rng.normal(size=(ROWS, weights)).astype(np.float32)
+    return x * np.nan if step in bad else x
+
+  return train.Problem(
+    init=init,
+    start=start or {},
+    frozen={},
+    loss=loss,
+    judge_loss=None,
+    make_batch=make_batch,
+  )
+
+
+@pytest.fixture
+def fit(monkeypatch, tmp_path, one_device):
+  """Runs a `linear_problem` for some steps; returns the state and its place."""
+  monkeypatch.setattr(train, 'export', lambda *unused: None)
+
+  def fit(steps=5, name='run', max_bad_steps=20, **problem):
+    config = config_lib.Config()
+    config.data.limits.rows = ROWS
+    config.optim.schedule, config.optim.warmup_steps = 'constant', 0
+    config.optim.learning_rate = 0.1
+    config.optim.max_bad_steps = max_bad_steps
+    config.run.steps, config.run.log_every, config.run.save_every = steps, 1, 1
+    config.run.sample_every = 0
+    monkeypatch.setattr(
+      train, 'diffusion_problem', lambda *unused: linear_problem(**problem)
+    )
+    workdir = epath.Path(tmp_path / name)
+    flags = types.SimpleNamespace(workdir=str(workdir))
+    call = cli.Call('launch.py train', 'sora_jax.train', config, flags, False)
+    return train.train(config, workdir), workdir, call
+
+  return fit
+
+
+def lines_of(workdir):
+  return [
+    json.loads(line)
+    for line in (workdir / 'metrics.jsonl').read_text().splitlines()
+  ]
+
+
+def assert_same(tree, other):
+  assert jax.tree.structure(tree) == jax.tree.structure(other)
+  for x, y in zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True):
+    assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+
+# ----------------------------------------------------------------- the loop
+
+
+def test_a_batch_that_is_not_finite_is_skipped_and_counted(fit):
+  state, workdir, _ = fit(steps=5, bad=(2,))
+  assert int(state['step']) == 5
+  assert int(state['counters']['skipped']) == 1
+  assert int(state['counters']['skipped_in_row']) == 0
+  lines = lines_of(workdir)
+  assert [line['skipped'] for line in lines] == [0, 0, 1, 1, 1]
+  assert [line['loss'] is None for line in lines] == [0, 0, 1, 0, 0]
+  # What it leaves is the run that never saw that batch.
+  other, _, _ = fit(steps=4, name='other', order=(0, 1, 3, 4))
+  for name in ('trainable', 'opt'):
+    assert_same(state[name], other[name])
+
+
+def test_a_run_of_nothing_finite_stops_in_one_line(fit, tmp_path):
+  with pytest.raises(FloatingPointError, match='step 5: 3 steps in a row') as e:
+    fit(steps=50, bad=range(2, 50), max_bad_steps=3)
+  assert '\n' not in str(e.value)
+  like = jax.eval_shape(lambda: {'net': {'kernel': jnp.zeros(WEIGHTS)}})
+  here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  like = state_lib.abstract(like, jax.tree.map(lambda _: here, like))
+  with checkpoint.CheckpointStore(tmp_path / 'run' / 'checkpoints') as store:
+    saved = store.restore_part({'trainable': like})
+  assert np.isfinite(saved.state['trainable']['net']['kernel']).all()
+
+
+def test_the_command_line_tells_of_numbers_that_are_not_finite(
+  fit, monkeypatch, capsys
+):
+  _, _, call = fit(steps=1)
+
+  def fail(*unused):
+    raise FloatingPointError('step 5: 3 steps in a row')
+
+  monkeypatch.setattr(train, 'train', fail)
+  with pytest.raises(SystemExit) as exit_status:
+    cli._execute(call)
+  assert exit_status.value.code == 2
+  error = capsys.readouterr().err
+  assert error == 'launch.py train: step 5: 3 steps in a row\n'
+
+
+def test_nothing_is_copied_to_the_device_behind_the_loop(fit, monkeypatch):
+  monkeypatch.setattr(sharding, 'shard_batch', lambda batch, mesh: batch)
+  with pytest.raises(Exception, match='Disallowed host-to-device transfer'):
+    fit()
+
+
+def test_the_loss_of_the_loop_falls_and_every_step_is_logged_once(fit):
+  state, workdir, _ = fit(steps=40)
+  lines = lines_of(workdir)
+  assert [line['step'] for line in lines] == list(range(1, 41))
+  assert lines[-1]['loss'] < 0.1 * lines[0]['loss']
+  fit(steps=40)  # has nothing left to do
+  assert lines_of(workdir) == lines
+
+
+def test_another_config_does_not_replace_that_of_the_run(fit):
+  _, workdir, _ = fit()
+  before = (workdir / 'config.json').read_text()
+  with pytest.raises(ValueError, match='use the config that the checkpoint'):
+    fit(weights=WEIGHTS + 1, max_bad_steps=7)
+  assert (workdir / 'config.json').read_text() == before
+
+
+def test_a_run_starts_from_the_weights_that_it_is_given(fit):
+  kernel = np.array([4.0, 3.0, 2.0, 1.0], np.float32)
+  state, _, _ = fit(steps=0, start={'net': {'kernel': kernel}})
+  for name in ('trainable', 'ema'):
+    np.testing.assert_array_equal(state[name]['net']['kernel'], kernel)
+
+
+# ------------------------------------------------------------- the networks
+
+
+@pytest.fixture(scope='module')
+def places(tmp_path_factory):
+  """Models that fit and do not fit, and latents of the right one."""
+  folder = epath.Path(tmp_path_factory.mktemp('models'))
+  model = tiny.write_model(folder / 'model')
+  tiny.write_model(folder / 'dit_alone', 'dit')
+  model.config.autoencoder.latent_std = ()
+  networks.write(folder / 'unmeasured', model, 'float32')
+  tiny.write_latents(folder / 'latents', model.params)
+  others = {'autoencoder': jax.tree.map(lambda x: x + 1, model.params['dit'])}
+  tiny.write_latents(folder / 'latents_of_others', others)
+  return folder
+
+
+@pytest.fixture
+def config(places):
+  config = tiny.config(latents=str(places / 'latents'))
+  config.autoencoder_from = str(places / 'model')
+  return config
+
+
+def gradients(config, problem, params, pack):
+  """Loss and gradients of one step, by the optimizer that only keeps them."""
+  keep = optax.chain(optax.trace(0.0), optax.scale(-1e-3))
+  state = jax.device_put(
+    dict(
+      step=np.int32(0),
+      trainable=params,
+      frozen={},
+      ema=params,
+      opt=keep.init(params),
+      counters=dict(skipped=np.int32(0), skipped_in_row=np.int32(0)),
+    )
+  )
+  state, sums = jax.jit(train.make_step(config, problem, keep, keep))(
+    state, pack
+  )
+  return float(sums['loss'] / sums['count']), state['opt'][0].trace
+
+
+def test_accumulation_changes_a_step_by_rounding_only(config, tmp_path):
+  problem = train.diffusion_problem(config, tmp_path, np.arange(8))
+  params = tiny.params(config, 'dit', 'text')
+  # 12 clips: the last rows are short of some, so micro-batches differ.
+  pack = problem.make_batch(0)
+  filled = (pack.segment > 0).sum(axis=1)
+  assert len(set(filled.reshape(-1, 4).sum(axis=0))) > 1
+  loss, grads = gradients(config, problem, params, pack)
+  config.run.accumulate = 4
+  loss_of_parts, grads_of_parts = gradients(config, problem, params, pack)
+  assert loss_of_parts == pytest.approx(loss, rel=1e-5)
+  largest = jax.tree.map(lambda g: np.abs(g).max(), grads)
+  assert min(jax.tree.leaves(largest['dit'])) > 0
+  jax.tree.map(
+    lambda a, b, scale: np.testing.assert_allclose(a, b, atol=1e-4 * scale),
+    grads_of_parts,
+    grads,
+    largest,
+  )
+
+
+def test_the_diffusion_loss_falls_on_a_small_corpus(
+  config,
+  tmp_path,
+  one_device,
+):
+  config.optim.learning_rate = 3e-3
+  config.run.steps, config.run.log_every = 60, 1
+  train.train(config, epath.Path(tmp_path))
+  loss = [line['loss'] for line in lines_of(epath.Path(tmp_path))]
+  assert np.mean(loss[-10:]) < 0.5 * np.mean(loss[:10])
+  made = networks.read(tmp_path / 'model')
+  assert set(made.params) == {'dit', 'text', 'autoencoder'}
+
+
+def test_a_run_starts_from_the_networks_of_a_model(config, places, tmp_path):
+  config.init_from = str(places / 'model')
+  problem = train.diffusion_problem(config, tmp_path, np.arange(8))
+  model = networks.read(places / 'model')
+  assert_same(problem.start, {k: model.params[k] for k in ('dit', 'text')})
+  config.init_from = str(places / 'dit_alone')
+  problem = train.diffusion_problem(config, tmp_path, np.arange(8))
+  assert_same(problem.start, {'dit': model.params['dit']})
+
+
+# ---------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+  'field, value, message',
+  [
+    ('autoencoder_from', '', 'autoencoder_from is empty'),
+    ('autoencoder_from', '{}/dit_alone', 'has no autoencoder'),
+    ('autoencoder_from', '{}/unmeasured', 'has no latent statistics'),
+    ('autoencoder_from', '{}/nowhere', 'neither a model .* nor a run'),
+    ('text_from', '{}/dit_alone', 'has no text'),
+    ('data.latents', '{}/latents_of_others', 'with another autoencoder'),
+    ('data.latents', '{}/model', 'not a directory of prepared latents'),
+    ('data.limits.rows', 12, '12 rows must be a multiple of .* 8'),
+    ('data.limits.tokens', 7, 'needs 8 tokens, but data.limits.tokens is 7'),
+    ('run.accumulate', 3, r'rows=8 must be a multiple of run.accumulate=3'),
+    ('run.accumulate', 0, 'run.accumulate=0 must be 1 or more'),
+    ('run.save_every', 0, 'run.save_every=0 must be 1 or more'),
+    ('run.log_every', 0, 'run.log_every=0 must be 1 or more'),
+    ('optim.schedule', 'cosin', "'cosin' is unknown; choose from .*cosine"),
+    ('optim.warmup_steps', 9, 'between 0 and the 4 steps'),
+    ('optim.max_bad_steps', 0, 'max_bad_steps=0 must be 1 or more'),
+    ('model.channels', 5, 'channels=5 must be the 4 channels of the autoenc'),
+    ('model.text_width', 64, 'text_width=64 must be the 32 features of the t'),
+    ('model.heads', 3, 'must be a multiple of'),
+    ('mesh.fsdp', 3, 'needs a multiple of 3 devices, and there are 8'),
+  ],
+)
+def test_a_run_that_cannot_be_is_refused_before_it_compiles(
+  config,
+  places,
+  tmp_path,
+  no_jit,
+  field,
+  value,
+  message,
+):
+  *groups, name = field.split('.')
+  part = config
+  for group in groups:
+    part = getattr(part, group)
+  if isinstance(value, str):
+    value = value.format(places)
+  setattr(part, name, value)
+  with pytest.raises(ValueError, match=message) as error:
+    train.train(config, epath.Path(tmp_path / 'run'))
+  assert '\n' not in str(error.value)
+  assert not (tmp_path / 'run').exists()
+
+
+def test_weights_of_other_networks_are_refused(config, places, no_jit):
+  config.init_from = str(places / 'model')
+  config.model.depth = 3
+  with pytest.raises(ValueError, match='its dit has other shapes than model'):
+    networks.read_start(config, ('dit', 'text'))
+  config.init_from = str(places / 'dit_alone')
+  with pytest.raises(ValueError, match='has none of autoencoder'):
+    networks.read_start(config, ('autoencoder',))
