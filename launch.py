@@ -26,7 +26,7 @@ VERBS = {
     WORKDIR,
   ),
   'sample': cli.Verb(
-    'sora_jax.generate',
+    'sora_jax.sample',
     'Turn prompts into videos.',
     MODEL,
     cli.Flag('prompt', 'TEXT', 'repeatable', flags.DEFINE_multi_string),

@@ -10,7 +10,7 @@ import types
 
 from etils import epath
 
-from sora_jax import evaluate, experiment, generate, sharding, train
+from sora_jax import evaluate, experiment, generate, sample, sharding, train
 from sora_jax import networks as networks_lib
 from sora_jax.data import video
 
@@ -49,7 +49,7 @@ def main(config: None, flags: types.SimpleNamespace) -> None:
   make = generate.make_generator(networks, settings, mesh)
   made = list(make(requests))
   for i, clip in enumerate(made):
-    path = out / f'{generate.name_of(i, clip.request)}.mp4'
+    path = out / f'{sample.name_of(i, clip.request)}.mp4'
     video.write_video(path, clip.video, networks.config.sample.fps)
     print(f'{path}  latent {clip.digest[:16]}  {clip.request.prompt}')
   sheet = video.contact_sheet(

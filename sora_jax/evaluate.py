@@ -16,7 +16,15 @@ import jax
 import numpy as np
 from etils import epath
 
-from sora_jax import batch, generate, metrics, objectives, prepare, sharding
+from sora_jax import (
+  batch,
+  generate,
+  metrics,
+  objectives,
+  prepare,
+  sample,
+  sharding,
+)
 from sora_jax import networks as networks_lib
 from sora_jax.data import sources, transforms
 from sora_jax.data.worlds import balls
@@ -55,7 +63,7 @@ def main(config: None, flags: types.SimpleNamespace) -> None:
     make = generate.make_generator(networks, settings, mesh)
     scores = on_world(networks, settings, make, flags.cases, flags.seed)
     results['generation'] = _plain(scores)
-    results['card'] = generate.card(networks, settings, place)
+    results['card'] = sample.card(networks, settings, place)
     print(world_table(scores))
   else:
     results['reconstruction'] = on_true_clips(networks, flags.cases)

@@ -200,7 +200,7 @@ def _coarse_error(difference: Video) -> Float[Array, ' B']:
   return mean(half) + mean(_halve(half))
 
 
-def _halve(video: Video) -> Video:
+def _halve(video: Video) -> Float[Array, 'B T U V 3']:
   """Means of 2 x 2 pixels."""
   return einops.reduce(
     video, 'B T (H h) (W w) C -> B T H W C', 'mean', h=2, w=2

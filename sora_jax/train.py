@@ -21,10 +21,10 @@ from jaxtyping import Array, Key
 
 from sora_jax import (
   checkpoint,
-  generate,
   objectives,
   optimizer,
   prepare,
+  sample,
   sharding,
   writers,
 )
@@ -143,7 +143,7 @@ def export(
 
 
 def autoencoder_problem(
-  config: config_lib.Config, workdir: epath.Path, rows: np.ndarray
+  config: config_lib.Config, workdir: epath.PathLike, rows: np.ndarray
 ) -> Problem:
   """Stage 1: pixels to latents and back, from crops of the corpus."""
   del workdir
@@ -196,7 +196,7 @@ def autoencoder_problem(
 
 
 def diffusion_problem(
-  config: config_lib.Config, workdir: epath.Path, rows: np.ndarray
+  config: config_lib.Config, workdir: epath.PathLike, rows: np.ndarray
 ) -> Problem:
   """Stage 2: latents of the frozen autoencoder, from their captions.
 
@@ -206,7 +206,7 @@ def diffusion_problem(
   _check_fit(config)
   names = ('dit',) if 'text' in frozen else ('dit', 'text')
   start = networks_lib.read_start(config, names)
-  prepared = epath.Path(config.data.latents or workdir / 'latents')
+  prepared = epath.Path(config.data.latents or epath.Path(workdir) / 'latents')
   if not prepared.exists():
     prepare.prepare_once(config, frozen, prepared)
   source = latents.LatentSource(prepared)
@@ -424,7 +424,7 @@ def _loop(
         store.save(step, state, {'step': step})
       if samples and step % run.sample_every == 0:
         with jax.transfer_guard('allow'):
-          generate.sample_while_training(
+          sample.sample_while_training(
             config,
             state['ema'] | state['frozen'],
             workdir / 'samples' / str(step),

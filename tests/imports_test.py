@@ -15,9 +15,9 @@ LEVELS = (
   'batch rng flow samplers guidance tokens canvas sharding'.split(),
   'models weights data'.split(),
   'objectives optimizer state checksums checkpoint writers metrics'.split(),
-  ['config', 'networks'],
-  'train generate prepare evaluate demo'.split(),
-  ['experiment', 'cli'],
+  ['experiment', 'config', 'networks'],
+  'generate prepare sample train evaluate demo'.split(),
+  ['cli'],
 )
 APART = {'models': {'data'}, 'weights': {'data'}, 'data': {'models', 'weights'}}
 MAX_FILE_LINES = 500

@@ -18,8 +18,11 @@ MODEL = dit.DiTConfig(
 ENCODER = text.TextConfig(width=4, depth=1, heads=1, head_dim=4, mlp=4)
 
 
-class Corpus:
+class Corpus(latents.LatentSource):
   """Two prepared clips, without files."""
+
+  def __init__(self):
+    pass
 
   rows = [latents.Row(f'{i}', SIZES[i], [f'clip {i}']) for i in range(2)]
   info = {'channels': 2}

@@ -1,0 +1,191 @@
+"""Prompts to files, and a manifest of what was made: `launch.py sample`."""
+
+import hashlib
+import json
+import types
+from typing import Any
+
+import jax
+from etils import epath
+
+from sora_jax import (
+  batch,
+  generate,
+  sharding,
+)
+from sora_jax import config as config_lib
+from sora_jax import networks as networks_lib
+from sora_jax.data import encoders, video
+from sora_jax.weights import directory
+
+
+def main(
+  config: config_lib.Config | None, flags: types.SimpleNamespace
+) -> None:
+  """`launch.py sample`: prompts to files, and a manifest of what was made."""
+  del config
+  sharding.use_cores()
+  networks = networks_lib.read(flags.model or networks_lib.SHIPPED)
+  settings = override(generate.settings_of(networks.config.sample), flags)
+  requests = read_requests(flags)
+  out = epath.Path(flags.out)
+  if out.suffix and len(requests) > 1:
+    raise ValueError(
+      f'--out={flags.out} is one file, and there are {len(requests)} '
+      'prompts; give a directory'
+    )
+  if out.suffix:
+    paths = [out]
+  else:
+    paths = [
+      out / f'{name_of(i, r)}.{flags.format or "mp4"}'
+      for i, r in enumerate(requests)
+    ]
+  run_card = card(networks, settings, flags.model or networks_lib.SHIPPED)
+  write_all(networks, settings, requests, paths, run_card)
+
+
+def override(
+  settings: generate.Settings, flags: types.SimpleNamespace
+) -> generate.Settings:
+  """generate.Settings with those replaced that were given as flags."""
+  given = {
+    name: getattr(flags, name)
+    for name in generate.Settings._fields
+    if getattr(flags, name, None) is not None
+  }
+  return settings._replace(**given)
+
+
+def read_requests(flags: types.SimpleNamespace) -> list[generate.Request]:
+  """Prompts of --prompt and --prompts; the k-th has the seed --seed + k."""
+  prompts = list(flags.prompt or [])
+  if flags.prompts:
+    lines = epath.Path(flags.prompts).read_text().splitlines()
+    prompts += [line.strip() for line in lines if line.strip()]
+  if not prompts:
+    raise ValueError('no prompt: give --prompt=TEXT or --prompts=FILE')
+  return [generate.Request(p, flags.seed + i) for i, p in enumerate(prompts)]
+
+
+def name_of(index: int, request: generate.Request) -> str:
+  """A file name that sorts by place and says what the clip should show."""
+  words = ''.join(c if c.isalnum() else ' ' for c in request.prompt).split()
+  return '_'.join([f'{index:04d}', *words])[:80]
+
+
+def card(
+  networks: networks_lib.Networks,
+  settings: generate.Settings,
+  model: epath.PathLike,
+) -> dict[str, Any]:
+  """What the bits of a clip depend on, besides its prompt and seed."""
+  fields = settings._asdict() | {'size': str(settings.size)}
+  weights = directory.digest(model) if directory.is_model(model) else str(model)
+  return fields | {
+    'fps': networks.config.sample.fps,
+    'weights_sha256': weights,
+    'jax': jax.__version__,
+    'device': jax.devices()[0].device_kind,
+  }
+
+
+def write_all(
+  networks: networks_lib.Networks,
+  settings: generate.Settings,
+  requests: list[generate.Request],
+  paths: list[epath.Path],
+  run_card: dict[str, Any],
+) -> list[dict[str, Any]]:
+  """Writes what is not there yet; returns the manifest's lines of all.
+
+  The manifest lies beside the files. A clip is left as it is where the
+  manifest has it with the same prompt, seed and card, and its file has the
+  bytes that the manifest says.
+  """
+  check_paths(paths, settings.size)
+  manifest = paths[0].parent / 'manifest.jsonl'
+  paths[0].parent.mkdir(parents=True, exist_ok=True)
+  known = _read_manifest(manifest)
+  wanted = [
+    {'file': p.name, **r._asdict(), **run_card}
+    for p, r in zip(paths, requests, strict=True)
+  ]
+  todo = [
+    i
+    for i, path in enumerate(paths)
+    if not _is_made(path, known.get(path.name, {}), wanted[i])
+  ]
+  made = generate.sample(networks, [requests[i] for i in todo], settings)
+  for i, clip in zip(todo, made, strict=True):
+    video.write_video(paths[i], clip.video, networks.config.sample.fps)
+    known[paths[i].name] = wanted[i] | {
+      'latent_sha256': clip.digest,
+      'video_sha256': _sha256(paths[i]),
+    }
+    _write_manifest(manifest, known)
+    print(f'{paths[i]}  latent {clip.digest[:16]}  {clip.request.prompt}')
+  return [known[path.name] for path in paths]
+
+
+def check_paths(paths: list[epath.Path], size: batch.Size) -> None:
+  """Raises ValueError for files that cannot hold a clip of this size."""
+  for path in paths:
+    suffix = path.suffix.lower()
+    if suffix not in encoders.ENCODERS:
+      known = ', '.join(encoders.ENCODERS)
+      raise ValueError(f'{path}: cannot write type {suffix!r}; one of {known}')
+    if suffix == '.png' and size.frames > 1:
+      raise ValueError(
+        f'{path}: png holds 1 frame, not {size.frames}; write .mp4, .gif or '
+        f'.webp, or ask for --size={size.width}x{size.height}'
+      )
+
+
+def _is_made(
+  path: epath.Path, row: dict[str, Any], wanted: dict[str, Any]
+) -> bool:
+  """Whether a file is the clip that is wanted, by its line of the manifest."""
+  same = wanted.items() <= row.items()
+  return same and path.exists() and row['video_sha256'] == _sha256(path)
+
+
+def _sha256(path: epath.Path) -> str:
+  return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _read_manifest(path: epath.Path) -> dict[str, dict[str, Any]]:
+  """Lines of a manifest by their files."""
+  if not path.exists():
+    return {}
+  rows = map(json.loads, path.read_text().splitlines())
+  return {row['file']: row for row in rows}
+
+
+def _write_manifest(path: epath.Path, known: dict[str, dict[str, Any]]) -> None:
+  partial = path.with_name(path.name + '.part')
+  partial.write_text(''.join(json.dumps(r) + '\n' for r in known.values()))
+  partial.replace(path)
+
+
+def sample_while_training(
+  config: config_lib.Config,
+  params: dict[str, Any],
+  directory_of_step: epath.Path,
+) -> None:
+  """Writes a clip of each of `sample.prompts` and a sheet of them all."""
+  networks = networks_lib.Networks(config, params)
+  settings = generate.settings_of(config.sample)
+  requests = [
+    generate.Request(p, i) for i, p in enumerate(config.sample.prompts)
+  ]
+  clips = list(generate.sample(networks, requests, settings))
+  directory_of_step.mkdir(parents=True, exist_ok=True)
+  for i, clip in enumerate(clips):
+    path = directory_of_step / f'{name_of(i, clip.request)}.mp4'
+    video.write_video(path, clip.video, config.sample.fps)
+  if clips:
+    sheet = video.contact_sheet(
+      [c.video for c in clips], labels=[c.request.prompt for c in clips]
+    )
+    video.write_video(directory_of_step / 'sheet.png', sheet[None], 1.0)
