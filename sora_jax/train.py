@@ -176,7 +176,9 @@ def autoencoder_problem(
   first = pipeline.FrameBatches(
     source, config.data, config.seed, np.arange(min(8, config.data.limits.rows))
   )
-  colour = objectives.to_pixels(first(0).video).mean(axis=(0, 1, 2, 3))
+  colour = objectives.to_pixels(jnp.asarray(first(0).video)).mean(
+    axis=(0, 1, 2, 3)
+  )
   names = ('autoencoder',)
   make = networks_lib.make_init(config, names)
 

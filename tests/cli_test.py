@@ -84,7 +84,7 @@ def run(*args, cwd=ROOT):
 
 def test_a_verb_gets_its_flags_as_values():
   call = parse('sample --prompt=a --prompt b --size=64x48x33 --guidance=2.5')
-  assert call.module == 'sora_jax.generate'
+  assert call.module == 'sora_jax.sample'
   assert call.config is None
   assert call.flags.prompt == ['a', 'b']
   assert call.flags.size == batch.Size(64, 48, 33)

@@ -270,11 +270,11 @@ def test_pixels_go_from_minus_one_to_one():
 
 def test_a_flat_error_counts_at_every_scale(grey):
   frames = crops(np.full((2, 1, 1, 1, 1), 255))
-  config = objectives.ReconstructionConfig(multiscale=0.5)
+  config = objectives.ReconstructionConfig(squared=0.25, multiscale=0.5)
   total, count, metrics = reconstruction(grey, frames, config)
   # Off by 1 everywhere, at full, half and quarter size, in both clips.
-  assert total == pytest.approx(2 * (1 + 0.5 * 2)) and count == 2
-  expected = {'clips': 2, 'l1': 2, 'mse': 2, 'kl': 0}
+  assert total == pytest.approx(2 * (1 + 0.25 + 0.5 * 2)) and count == 2
+  expected = {'clips': 2, 'broken': 0, 'l1': 2, 'mse': 2, 'kl': 0}
   assert metrics == pytest.approx(expected, abs=1e-6)
 
 
@@ -282,7 +282,7 @@ def test_fine_noise_averages_out_at_coarse_scales(grey):
   checks = 255 * (np.indices((8, 8)).sum(axis=0) % 2)[..., None]
   total, _, metrics = reconstruction(grey, crops(checks[None, None]))
   assert metrics['l1'] == pytest.approx(1)
-  assert total == pytest.approx(1)
+  assert total == pytest.approx(1 + metrics['mse'])
 
 
 def test_the_kl_divergence_is_that_of_two_normal_laws(grey):
@@ -292,7 +292,7 @@ def test_the_kl_divergence_is_that_of_two_normal_laws(grey):
     'quant_conv': grey['autoencoder']['quant_conv'] | {'bias': bias}
   }
   frames = crops(np.full((1, 1, 1, 1, 1), 255))
-  config = objectives.ReconstructionConfig(multiscale=0.0, kl=0.1)
+  config = objectives.ReconstructionConfig(squared=0.0, multiscale=0.0, kl=0.1)
   total, _, metrics = reconstruction({'autoencoder': params}, frames, config)
   expected = 0.5 * (mean**2 + np.exp(log_variance) - 1 - log_variance)
   assert metrics['kl'] == pytest.approx(expected, rel=1e-5)
