@@ -128,10 +128,9 @@ def _check_that_all_has_moved(workdir, state):
   )
   with checkpoint.CheckpointStore(workdir / 'checkpoints') as store:
     before = store.restore_part(part, step=2).state
-  for path, x in jax.tree_util.tree_leaves_with_path(before):
-    y = state
-    for key in path:
-      y = y[key.key] if hasattr(key, 'key') else getattr(y, key.name)
+  after = jax.tree.leaves({name: state[name] for name in names})
+  pairs = jax.tree_util.tree_leaves_with_path(before)
+  for (path, x), y in zip(pairs, after, strict=True):
     if getattr(path[-1], 'key', '') == 'kernel':
       assert (np.asarray(x) != np.asarray(y)).any(), jax.tree_util.keystr(path)
 
