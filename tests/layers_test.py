@@ -88,6 +88,13 @@ def test_modulation_reaches_the_tokens_of_its_group_exactly():
     np.testing.assert_array_equal(part, expected)
 
 
+def test_a_lone_group_reaches_every_token_without_being_copied():
+  values = normal(0, 2, 1, 6, 8)
+  parts = layers.spread(values, jnp.ones((2, 4, 1)))
+  for j, part in enumerate(parts):
+    np.testing.assert_array_equal(part, values[:, :, j])
+
+
 def test_residual_sums_are_rounded_once():
   x = jnp.full((1, 1, 1), 256.0, jnp.bfloat16)  # its neighbours are 2 apart
   y = jnp.full((1, 1, 1), 1.25, jnp.float32)

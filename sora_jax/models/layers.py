@@ -163,8 +163,8 @@ def standardize(
 
 def modulate(
   x: Float[Array, 'B N D'],
-  shift: Float[Array, 'B N D'],
-  scale: Float[Array, 'B N D'],
+  shift: Float[Array, 'B #N D'],
+  scale: Float[Array, 'B #N D'],
   eps: float = 1e-6,
 ) -> Float[Array, 'B N D']:
   """Adaptive layer norm: standardizes, then scales by 1 + scale and shifts."""
@@ -192,14 +192,21 @@ def modulation_table(
 
 def spread(
   values: Float[Array, 'B G J D'], group: Float[Array, 'B N G']
-) -> Float[Array, 'J B N D']:
-  """Hands each token the values of its group.
+) -> list[Float[Array, 'B #N D']]:
+  """Hands each token the J values of its group.
 
   The membership `group` is one-hot, so this is an exact selection; as a matrix
   product its gradient is one too, where a gather's would be a scatter-add of
-  all tokens into few rows.
+  all tokens into few rows. A lone group is not copied to each token: its values
+  keep an axis of one in the place of N, which broadcasts.
   """
-  return jnp.einsum('BNG,BGJD->JBND', group, values, precision='highest')
+  parts = [values[:, :, j] for j in range(values.shape[2])]
+  if group.shape[-1] == 1:
+    return parts
+  return [
+    jnp.einsum('BNG,BGD->BND', group, part, precision='highest')
+    for part in parts
+  ]
 
 
 def sinusoid(t: Float[Array, '*S'], features: int) -> Float[Array, '*S F']:
