@@ -24,6 +24,7 @@ VERBS = {
     'Train an autoencoder or a DiT; resumes by itself.',
     CONFIG,
     WORKDIR,
+    cli.Flag('multihost', '', 'join the other hosts', flags.DEFINE_bool),
   ),
   'sample': cli.Verb(
     'sora_jax.sample',

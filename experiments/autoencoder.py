@@ -9,6 +9,10 @@ cheap, but what is trained on 9 frames drifts in colour after them (24 dB PSNR
 over 33 frames, 31 over the first 9), since the network looks back further than
 that; so the last part sees whole durations.
 
+On two CPU cores the two take 20 minutes and 75, and reach 35.5 dB on 64 clips
+of 64x64x33 that they have not seen. `balls_long` was run in three parts, of
+1,200, 2,700 and, at a learning rate of 3e-4, 500 steps.
+
   python launch.py train --config=experiments/autoencoder.py:balls_long \
       --config.init_from=runs/autoencoder/model --workdir=runs/autoencoder_long
 
@@ -48,16 +52,18 @@ def balls() -> config_lib.Config:
   config.optim.weight_decay = 0.0
   config.optim.ema_decay = 0.995
   config.run.steps = 2000
+  config.run.export_dtype = 'float16'
   return config
 
 
 def balls_long() -> config_lib.Config:
   config = balls()
-  config.data.crops = ('48x48x33',)
+  config.data.crops = ('48x48x33', '64x64x33')
   config.data.limits.rows = 4
+  config.reconstruction.squared = 10.0
   config.seed = 1
   config.optim.learning_rate = 8e-4
-  config.run.steps = 1200
+  config.run.steps = 4400
   return config
 
 
@@ -68,7 +74,7 @@ def clips() -> config_lib.Config:
   config.data.crops = ('64x64x9',)
   config.data.limits.rows = 4
   config.data.workers = 1
-  config.run.steps = 12000
+  config.run.steps = 44000
   return config
 
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int, UInt, UInt8
 
 from sora_jax import (
   batch,
@@ -169,7 +169,7 @@ def on_each_device(
 
 
 def _start(
-  plan: canvas_lib.CanvasTokens, seed: Int[Array, '']
+  plan: canvas_lib.CanvasTokens, seed: UInt[Array, '']
 ) -> Float[Array, 'N P']:
   """The canvas, noised to the level that each token starts from."""
   key = rng.key(jax.random.key(seed), 'noise')
@@ -288,9 +288,9 @@ def sample(
 
 
 def mesh_for(clips: int, settings: Settings) -> Mesh:
-  """Devices along data, no more than there are micro-batches to share out."""
+  """This host's devices along data, no more than there are micro-batches."""
   micro_batches = -(-clips // max(1, settings.micro_batch))
-  devices = jax.devices()[: max(1, micro_batches)]
+  devices = jax.local_devices()[: max(1, micro_batches)]
   return sharding.make_mesh(sharding.MeshConfig(), devices)
 
 

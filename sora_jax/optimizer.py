@@ -87,14 +87,16 @@ def make_schedule(config: OptimConfig, total_steps: int) -> optax.Schedule:
   """
   if config.schedule not in SCHEDULES:
     raise ValueError(
-      f'{config.schedule=} is unknown; choose from {", ".join(SCHEDULES)}'
+      f'optim.schedule={config.schedule!r} is unknown; choose from {", ".join(SCHEDULES)}'
     )
   if not 0 < config.decay_fraction <= 1:
-    raise ValueError(f'{config.decay_fraction=} must be in (0, 1]')
+    raise ValueError(
+      f'optim.decay_fraction={config.decay_fraction} must be in (0, 1]'
+    )
   if not 0 <= config.warmup_steps <= total_steps:
     raise ValueError(
-      f'{config.warmup_steps=} must be between 0 and the {total_steps} steps '
-      'of the run; shorten the warm-up'
+      f'optim.warmup_steps={config.warmup_steps} must be between 0 and the '
+      f'{total_steps} steps of the run; shorten the warm-up'
     )
   shape = SCHEDULES[config.schedule]
   warmup = config.warmup_steps

@@ -5,6 +5,7 @@ once. Latents carry the digest of the autoencoder that made them, and are
 refused by a run with another one.
 """
 
+import contextlib
 import hashlib
 import math
 import types
@@ -64,6 +65,7 @@ def prepare(
     ValueError: the corpus cannot be read, or none of its clips can.
   """
   source = pipeline.make_source(config.data)
+  _check_captions(source, config.data.limits.text)
   devices = jax.local_devices()
   devices = devices[: math.gcd(ENCODE_BATCH, len(devices))]
   mesh = sharding.make_mesh(sharding.MeshConfig(), devices)
@@ -90,7 +92,9 @@ def prepare(
         if count % 1024 == 0:
           logging.info('prepared %d of about %d clips', count, len(source))
     if not count:
-      raise ValueError(f'no clip of {source} could be prepared')
+      raise ValueError(
+        f'none of the {len(source)} clips of the corpus could be prepared'
+      )
     info = {
       'channels': config.autoencoder.channels,
       'autoencoder': digest(frozen['autoencoder']),
@@ -100,6 +104,19 @@ def prepare(
       info['empty_features'] = empty.tolist()
       info['text_width'] = empty.shape[-1]
     writer.finish(info)
+
+
+def _check_captions(source: Any, limit: int) -> None:
+  """Raises ValueError for one that no row of a batch could hold."""
+  for index in range(len(source)):
+    with contextlib.suppress(sources.BrokenVideo):  # told when it is encoded
+      for caption in source.captions(index):
+        try:
+          transforms.byte_ids(caption, limit)
+        except ValueError as error:
+          raise ValueError(
+            f'clip {index}: {error}; raise data.limits.text'
+          ) from error
 
 
 def _clips(source: Any, config: config_lib.Config) -> Iterator[batch.Clip]:

@@ -22,7 +22,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
-from jax.experimental import mesh_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -73,6 +73,32 @@ def use_cores(rows: int = 0) -> None:
   cores = 2 ** int(math.log2(len(os.sched_getaffinity(0))))
   with contextlib.suppress(RuntimeError):
     jax.config.update('jax_num_cpu_devices', math.gcd(cores, rows))
+
+
+def join_hosts() -> None:
+  """Joins the processes of one job, so that their devices make one mesh.
+
+  JAX finds the others by itself on a TPU pod and under Slurm, MPI or
+  Kubernetes. Elsewhere each process is told by JAX_COORDINATOR_ADDRESS
+  (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID. Call it before
+  JAX first looks for devices.
+
+  Raises:
+    ValueError: no other processes are known.
+  """
+  given = {
+    name.lower(): int(os.environ[f'JAX_{name}'])
+    for name in ('NUM_PROCESSES', 'PROCESS_ID')
+    if f'JAX_{name}' in os.environ
+  }
+  try:
+    jax.distributed.initialize(**given)
+  except ValueError as error:
+    raise ValueError(
+      f'--multihost: {error} JAX finds the other processes on a TPU pod and '
+      'under Slurm, MPI or Kubernetes; elsewhere set JAX_COORDINATOR_ADDRESS, '
+      'JAX_NUM_PROCESSES and JAX_PROCESS_ID'
+    ) from error
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
@@ -262,7 +288,19 @@ def process_rows(rows: int, mesh: Mesh) -> np.ndarray:
 def shard_batch(batch: Any, mesh: Mesh) -> Any:
   """Makes global arrays of this process's rows (see `process_rows`)."""
   place = batch_sharding(mesh)
-  return jax.tree.map(
-    lambda x: jax.make_array_from_process_local_data(place, np.asarray(x)),
-    batch,
-  )
+  # With several processes JAX takes this for a transfer that nobody asked for.
+  with jax.transfer_guard_host_to_device('allow'):
+    return jax.tree.map(
+      lambda x: jax.make_array_from_process_local_data(place, np.asarray(x)),
+      batch,
+    )
+
+
+def to_host(tree: Any) -> Any:
+  """Whole numpy arrays of a tree that may lie on the devices of many hosts.
+
+  All processes call it together, and each gets everything.
+  """
+  if jax.process_count() == 1:
+    return jax.device_get(tree)
+  return multihost_utils.process_allgather(tree, tiled=True)

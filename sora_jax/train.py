@@ -39,6 +39,7 @@ from sora_jax import (
 )
 from sora_jax.data import latents, pipeline
 from sora_jax.models import autoencoder, dit, text
+from sora_jax.weights import directory
 
 State = state_lib.State
 Params = Any
@@ -62,6 +63,8 @@ class Problem(NamedTuple):
 
 def main(config: config_lib.Config, flags: types.SimpleNamespace) -> None:
   """Trains to the last step of the config, and exports the model."""
+  if flags.multihost:
+    sharding.join_hosts()
   sharding.use_cores(config.data.limits.rows)
   train(config, epath.Path(flags.workdir))
 
@@ -112,6 +115,7 @@ def check(config: config_lib.Config) -> None:
       f'data.limits.rows={rows} must be a multiple of '
       f'run.accumulate={run.accumulate}'
     )
+  directory.check_dtype(run.export_dtype)
   optimizer.make_schedule(config.optim, run.steps)
 
 
@@ -125,7 +129,7 @@ def export(
 
   An autoencoder's latent statistics are measured now, on its own batches.
   """
-  params = jax.device_get(state['ema'] | state['frozen'])
+  params = sharding.to_host(state['ema'] | state['frozen'])
   if config.stage is config_lib.Stage.AUTOENCODER:
     batches = (problem.make_batch(i) for i in range(STATISTICS_BATCHES))
     mean, std = prepare.latent_statistics(
@@ -423,14 +427,15 @@ def _loop(
       if step % run.save_every == 0 or step == run.steps:
         _report(config, writer, throughput, *pending)
         pending = None
-        store.save(step, state, {'step': step})
+        with jax.transfer_guard('allow'):  # hosts agree on what is there
+          store.save(step, state, {'step': step})
       if samples and step % run.sample_every == 0:
         with jax.transfer_guard('allow'):
-          sample.sample_while_training(
-            config,
-            state['ema'] | state['frozen'],
-            workdir / 'samples' / str(step),
-          )
+          params = sharding.to_host(state['ema'] | state['frozen'])
+          if jax.process_index() == 0:
+            sample.sample_while_training(
+              config, params, workdir / 'samples' / str(step)
+            )
   store.wait()
   return state
 

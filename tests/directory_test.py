@@ -47,23 +47,34 @@ def test_float32_comes_back_bit_for_bit(place):
   assert_equal(read.params, model().params)
 
 
-def test_bfloat16_comes_back_rounded_to_nearest_as_float32(tmp_path):
-  values = np.array([1.0, 1 + 1 / 128, 1 + 1 / 512, 1 + 3 / 512], np.float32)
-  rounded = np.array([1.0, 1 + 1 / 128, 1.0, 1 + 1 / 128], np.float32)
+@pytest.mark.parametrize(('dtype', 'bits'), [('bfloat16', 7), ('float16', 10)])
+def test_short_types_come_back_rounded_to_nearest(tmp_path, dtype, bits):
+  step = 2.0**-bits
+  values = 1 + step * np.array([0, 1, 0.25, 0.75], np.float32)
+  rounded = 1 + step * np.array([0, 1, 0, 1], np.float32)
   written = model()._replace(params={'dit': {'a': values}})
-  directory.write(tmp_path / 'm', written, 'bfloat16')
+  directory.write(tmp_path / 'm', written, dtype)
   found = directory.read(tmp_path / 'm').params['dit']['a']
   assert found.dtype == np.float32
   np.testing.assert_array_equal(found, rounded)
 
 
-def test_bfloat16_takes_half_the_bytes(tmp_path):
+@pytest.mark.parametrize('short', ['bfloat16', 'float16'])
+def test_short_types_take_half_the_bytes(tmp_path, short):
   big = {'dit': {'a': np.ones((64, 64), np.float32)}}
   sizes = []
-  for dtype in ('float32', 'bfloat16'):
+  for dtype in ('float32', short):
     directory.write(tmp_path / dtype, model()._replace(params=big), dtype)
     sizes.append(file_of(tmp_path / dtype).stat().st_size)
   assert sizes[0] - sizes[1] == 64 * 64 * 2
+
+
+def test_weights_that_cannot_be_stored_are_named(tmp_path):
+  big = model()._replace(params={'dit': {'a': np.array([1.0, -7e4])}})
+  with pytest.raises(ValueError, match='a has a value of 7e.04, beyond'):
+    directory.write(tmp_path / 'm', big, 'float16')
+  with pytest.raises(ValueError, match="'half' must be one of float32, flo"):
+    directory.write(tmp_path / 'm', big, 'half')
 
 
 def test_files_have_the_names_of_diffusers_and_tensors_ours(place):

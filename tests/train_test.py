@@ -281,6 +281,7 @@ def test_a_run_starts_from_the_networks_of_a_model(config, places, tmp_path):
     ('run.accumulate', 0, 'run.accumulate=0 must be 1 or more'),
     ('run.save_every', 0, 'run.save_every=0 must be 1 or more'),
     ('run.log_every', 0, 'run.log_every=0 must be 1 or more'),
+    ('run.export_dtype', 'half', "'half' must be one of float32, float16"),
     ('optim.schedule', 'cosin', "'cosin' is unknown; choose from .*cosine"),
     ('optim.warmup_steps', 9, 'between 0 and the 4 steps'),
     ('optim.max_bad_steps', 0, 'max_bad_steps=0 must be 1 or more'),

@@ -25,6 +25,7 @@ Params = Any
 INDEX = 'model_index.json'
 # Types of stored numbers, by their names in a safetensors file.
 DTYPES = {'F32': np.float32, 'F16': np.float16, 'BF16': jnp.bfloat16}
+STORED = ('float32', 'float16', 'bfloat16')  # the same by their own names
 # Name of a network in our trees -> its folder and file.
 PLACES = {
   'dit': ('transformer', 'diffusion_pytorch_model.safetensors'),
@@ -49,8 +50,13 @@ def write(
   Args:
     directory: Where to.
     model: What to write; parameters are numpy or JAX arrays.
-    dtype: Of the stored numbers; 'bfloat16' halves the files.
+    dtype: Of the stored numbers, one of STORED. The short ones halve the
+      files; float16 is the more exact of them for weights within its range.
+
+  Raises:
+    ValueError: an unknown type, or a weight that float16 cannot hold.
   """
+  check_dtype(dtype)
   directory = epath.Path(directory)
   partial = directory.with_name(directory.name + '.part')
   if partial.exists():
@@ -61,13 +67,31 @@ def write(
     text = json.dumps(model.configs[name], indent=1) + '\n'
     (partial / folder / 'config.json').write_text(text)
     flat = traverse_util.flatten_dict(params, sep='.')
-    arrays = {k: np.asarray(jnp.asarray(v, dtype)) for k, v in flat.items()}
+    arrays = {k: _store(k, np.asarray(v), dtype) for k, v in flat.items()}
     (partial / folder / file).write_bytes(safetensors.numpy.save(arrays))
   index = {'networks': sorted(model.params), 'sampling': model.sampling}
   (partial / INDEX).write_text(json.dumps(index, indent=1) + '\n')
   if directory.exists():
     directory.rmtree()
   partial.rename(directory)
+
+
+def check_dtype(dtype: str) -> None:
+  """Raises ValueError for a type that weights are not stored in."""
+  if dtype not in STORED:
+    raise ValueError(f'weights: {dtype=} must be one of {", ".join(STORED)}')
+
+
+def _store(name: str, values: np.ndarray, dtype: str) -> np.ndarray:
+  """Rounds to the nearest number of a type."""
+  largest = np.abs(values).max(initial=0)
+  most = float(jnp.finfo(dtype).max)
+  if most < largest < np.inf:
+    raise ValueError(
+      f'weights: {name} has a value of {largest:.3g}, beyond the {most:.3g} of '
+      f'{dtype}; store bfloat16 or float32'
+    )
+  return np.asarray(jnp.asarray(values, dtype))
 
 
 def is_model(directory: epath.PathLike) -> bool:

@@ -1,0 +1,207 @@
+"""Sampling: equal bits whatever is asked beside, and what is refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from sora_jax import (
+  batch,
+  canvas,
+  flow,
+  generate,
+  rng,
+  samplers,
+  sharding,
+  tokens,
+)
+from sora_jax.models import autoencoder
+
+pytestmark = pytest.mark.usefixtures('cached_compilation')
+
+SETTINGS = generate.Settings(
+  size=batch.Size(32, 32, 5),
+  sampler='euler',
+  steps=2,
+  guidance=2.0,
+  micro_batch=2,
+)
+REQUESTS = [
+  generate.Request(f'a ball of kind {i}', 100 + i % 5) for i in range(8)
+]
+
+
+@pytest.fixture(scope='module')
+def networks():
+  return generate.Networks(config := tiny.config(), tiny.params(config))
+
+
+def mesh_of(devices, **sizes):
+  config = sharding.MeshConfig(**sizes)
+  return sharding.make_mesh(config, jax.devices()[:devices])
+
+
+@pytest.fixture(scope='module')
+def alone(networks):
+  """Every request by itself, on one device."""
+  make = generate.make_generator(networks, SETTINGS, mesh_of(1))
+  return [next(make([request])) for request in REQUESTS]
+
+
+def assert_same(made, expected):
+  for one, other in zip(made, expected, strict=True):
+    assert one.request == other.request
+    assert one.digest == other.digest
+    assert one.video.tobytes() == other.video.tobytes()
+
+
+def test_every_prompt_and_seed_gives_a_clip_of_its_own(alone):
+  assert len({clip.digest for clip in alone}) == len(alone)
+  for clip in alone:
+    assert clip.video.shape == (5, 32, 32, 3)
+    assert clip.latent.shape == (2, 4, 4, 4)
+    assert clip.latent.std() > 0.1
+
+
+@pytest.mark.parametrize('count', [3, 8])
+def test_a_clip_has_the_same_bits_in_a_request_of_any_size(
+  networks, alone, count
+):
+  make = generate.make_generator(networks, SETTINGS, mesh_of(1))
+  assert_same(make(REQUESTS[:count]), alone[:count])
+
+
+def test_a_clip_has_the_same_bits_in_any_slot(networks, alone):
+  make = generate.make_generator(networks, SETTINGS, mesh_of(1))
+  order = [5, 0, 3, 3, 7]
+  made = list(make([REQUESTS[i] for i in order]))
+  assert_same(made, [alone[i] for i in order])
+
+
+@pytest.mark.parametrize(
+  ('devices', 'sizes'),
+  [(2, {'data': 2}), (8, {'data': 8}), (8, {'data': 2, 'fsdp': 4})],
+)
+def test_a_clip_has_the_same_bits_on_any_mesh(networks, alone, devices, sizes):
+  mesh = mesh_of(devices, **sizes)
+  make = generate.make_generator(networks, SETTINGS, mesh)
+  assert_same(make(REQUESTS), alone)
+
+
+def test_each_prompt_has_an_influence_that_guidance_scales(networks):
+  """One Euler step from noise: v = v_0 + g (v_1 - v_0), linear in g."""
+  one_step = SETTINGS._replace(steps=1, micro_batch=1)
+  first = {}
+  for scale in (0.0, 1.0, 3.0):
+    settings = one_step._replace(guidance=scale)
+    make = generate.make_generator(networks, settings, mesh_of(1))
+    first[scale] = next(make(REQUESTS[:1])).latent
+  difference = first[1.0] - first[0.0]
+  assert np.abs(difference).max() > 1e-3
+  np.testing.assert_allclose(first[3.0], first[0.0] + 3 * difference, atol=2e-5)
+
+
+def test_sampling_starts_from_the_noise_of_the_seed(networks):
+  """No step to take: what is left is the noise that `rng` names."""
+  painted = canvas.text_to_video(2, 4, 4, 4, '')
+  plan = canvas.to_tokens(painted, networks.config.model.patch)
+  start = generate._start(plan, jnp.uint32(7))
+  key = rng.key(jax.random.key(7), 'noise')
+  noise = rng.token_noise(key, jnp.arange(8), 16)
+  np.testing.assert_array_equal(start, noise)
+  known = canvas.animate(np.full((1, 4, 4, 4), 0.5, np.float32), 2, '')
+  plan = canvas.to_tokens(known, networks.config.model.patch)
+  start = generate._start(plan, jnp.uint32(7))
+  np.testing.assert_array_equal(start[:4], 0.5)
+  np.testing.assert_array_equal(start[4:], noise[4:])
+
+
+def test_the_sampler_walks_the_levels_that_the_config_shifts(
+  networks, monkeypatch
+):
+  """A clip of n tokens is shifted by sqrt(n / base), as in training."""
+  seen = []
+  schedule = samplers.levels_schedule
+  monkeypatch.setattr(
+    samplers,
+    'levels_schedule',
+    lambda steps, alpha: seen.append(alpha) or schedule(steps, alpha),
+  )
+  law = networks.config.denoising.level
+  monkeypatch.setattr(law, 'shift_base', 2)
+  generate.make_generator(networks, SETTINGS, mesh_of(1))
+  assert seen == [pytest.approx((8 / 2) ** 0.5)]
+  assert float(flow.shift_alpha(8, law)) == pytest.approx(2.0)
+
+
+def test_decoding_in_chunks_is_decoding_at_once(networks):
+  """Longer than a chunk, so that a stream is carried from one to the next."""
+  frames = 2 * generate.DECODE_CHUNK + 2
+  z = jax.random.normal(jax.random.key(0), (1, frames, 2, 2, 4))
+  config = networks.config.autoencoder
+  params = networks.params['autoencoder']
+  decode = generate.make_decoder(config, mesh_of(1))
+  chunks = list(decode(params, z))
+  assert len(chunks) == 3
+  whole = jax.jit(lambda p, z: autoencoder.decode(config, p, z))(params, z)
+  whole = generate.to_uint8(whole)
+  streamed = np.concatenate(chunks, axis=1)
+  assert streamed.shape == (1, 1 + 4 * (frames - 1), 16, 16, 3)
+  difference = streamed.astype(int) - np.asarray(whole).astype(int)
+  assert np.abs(difference).max() <= 1
+  assert np.asarray(whole).std() > 5
+
+
+def test_pixels_are_rounded_to_the_nearest():
+  video = jnp.array([-1.0, -1.1 / 255, 1.1 / 255, 0.999, 1.0])
+  out = generate.to_uint8(jnp.tile(video[None, None, None, :, None], 3))
+  assert out.dtype == np.uint8
+  assert out[0, 0, 0, :, 0].tolist() == [0, 127, 128, 255, 255]
+
+
+def test_a_latent_has_the_size_that_its_tokens_fill(networks):
+  config = networks.config
+  size = generate.latent_size(config.autoencoder, SETTINGS.size)
+  assert size == (2, 4, 4)
+  assert tokens.token_grid(size, config.model.patch) == (2, 2, 2)
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    ({'size': batch.Size(40, 32, 5)}, '40x32 pixels: .* multiples of 16'),
+    ({'size': batch.Size(33, 32, 5)}, '33x32 pixels: .* multiples of 8'),
+    ({'size': batch.Size(32, 32, 6)}, r'6 frames are not 1 \+ 4 k: use 5'),
+    ({'sampler': 'huen'}, "'huen' is unknown; choose from euler, heun"),
+    ({'steps': 0}, 'num_steps=0 must be at least 1'),
+    ({'micro_batch': 0}, 'micro_batch=0 must be 1'),
+  ],
+)
+def test_what_cannot_be_sampled_is_refused_before_it_compiles(
+  networks, no_jit, change, message
+):
+  settings = SETTINGS._replace(**change)
+  with pytest.raises(ValueError, match=message) as error:
+    list(generate.sample(networks, REQUESTS[:1], settings))
+  assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ('request_', 'message'),
+  [
+    (generate.Request('x' * 40, 0), 'caption of 40 bytes does not fit 32'),
+    (generate.Request('a', -1), 'seed -1 must be from 0'),
+    (generate.Request('a', 2**32), 'seed 4294967296 must be from 0'),
+  ],
+)
+def test_requests_that_cannot_be_are_refused(networks, request_, message):
+  make = generate.make_generator(networks, SETTINGS, mesh_of(1))
+  with pytest.raises(ValueError, match=message):
+    list(make([request_]))
+
+
+def test_a_model_without_a_part_is_refused(networks):
+  without = networks._replace(params={'dit': networks.params['dit']})
+  with pytest.raises(ValueError, match='has no autoencoder and no text'):
+    generate.check(without, SETTINGS)

@@ -1,0 +1,112 @@
+"""Two processes on loopback train as one does, and go on for one another."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tiny
+from etils import epath
+
+ROOT = pathlib.Path(__file__).parent.parent
+STEPS = 6
+
+
+@pytest.fixture(scope='module')
+def places(tmp_path_factory):
+  folder = epath.Path(tmp_path_factory.mktemp('places'))
+  model = tiny.write_model(folder / 'model')
+  tiny.write_latents(folder / 'latents', model.params)
+  return folder
+
+
+def train(places, workdir, processes, *more):
+  """Runs the smoke experiment on two devices, of one process or of two."""
+  command = [
+    *(sys.executable, 'launch.py', 'train'),
+    '--config=experiments/smoke.py:diffusion',
+    f'--config.autoencoder_from={places / "model"}',
+    f'--config.data.latents={places / "latents"}',
+    f'--config.run.steps={STEPS}',
+    '--config.optim.warmup_steps=2',
+    *('--config.run.log_every=1', '--config.run.save_every=3'),
+    *('--config.run.sample_every=0', f'--workdir={workdir}', *more),
+  ]
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    address = f'localhost:{free.getsockname()[1]}'
+  running = []
+  for index in range(processes):
+    environment = os.environ | {
+      'JAX_PLATFORMS': 'cpu',
+      'JAX_NUM_CPU_DEVICES': str(2 // processes),
+    }
+    if processes > 1:
+      environment |= {
+        'JAX_COORDINATOR_ADDRESS': address,
+        'JAX_NUM_PROCESSES': str(processes),
+        'JAX_PROCESS_ID': str(index),
+      }
+    flags = ['--multihost'] if processes > 1 else []
+    running.append(
+      subprocess.Popen(
+        [*command, *flags],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+      )
+    )
+  for process in running:
+    output = process.communicate()[0]
+    assert process.returncode == 0, output
+
+
+def lines_of(workdir):
+  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+  return [json.loads(line) for line in lines]
+
+
+def assert_near(lines, others):
+  """The same clips; numbers may differ by the order of a sum."""
+  assert [line['step'] for line in lines] == [*range(1, STEPS + 1)]
+  for line, other in zip(lines, others, strict=True):
+    for name in ('step', 'clips', 'count'):
+      assert line[name] == other[name]
+    for name in ('loss', 'grad_norm'):
+      np.testing.assert_allclose(line[name], other[name], rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('fsdp', [1, 2])
+def test_two_processes_train_as_one_does_and_one_goes_on_for_them(
+  places, tmp_path, fsdp
+):
+  mesh = f'--config.mesh.fsdp={fsdp}'
+  one, two = epath.Path(tmp_path / 'one'), epath.Path(tmp_path / 'two')
+  train(places, one, 1, mesh)
+  train(places, two, 2, mesh)
+  assert_near(lines_of(one), lines_of(two))
+  # As if both had been killed after step 3.
+  for path in (two / 'checkpoints').glob(f'{STEPS}*'):
+    path.rmtree() if path.is_dir() else path.unlink()
+  train(places, two, 1, mesh)
+  assert_near(lines_of(one), lines_of(two))
+
+
+@pytest.mark.slow
+def test_a_process_without_others_is_told_how_they_are_found(tmp_path):
+  command = [
+    *(sys.executable, 'launch.py', 'train', '--multihost'),
+    *('--config=experiments/smoke.py:autoencoder', f'--workdir={tmp_path}'),
+  ]
+  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+  assert done.returncode == 2
+  (line,) = done.stderr.splitlines()
+  assert line.startswith('launch.py train: --multihost: ')
+  assert 'JAX_COORDINATOR_ADDRESS' in line

@@ -1,0 +1,101 @@
+"""Networks from where they are kept: a model directory, or a run."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from etils import epath
+
+from experiments import smoke
+from sora_jax import checkpoint, networks, optimizer, sharding
+from sora_jax import config as config_lib
+from sora_jax import state as state_lib
+
+
+pytestmark = pytest.mark.usefixtures('cached_compilation')
+
+
+def assert_same(tree, other):
+  jax.tree.map(np.testing.assert_array_equal, tree, other)
+
+
+def test_a_model_reads_back_with_its_configs_and_how_to_sample(tmp_path):
+  config = tiny.config()
+  config.sample.guidance, config.denoising.level.std = 7.0, 0.5
+  written = networks.Networks(config, tiny.params(config))
+  networks.write(tmp_path / 'model', written, 'float32')
+  found = networks.read(tmp_path / 'model')
+  assert_same(found.params, written.params)
+  for part in ('model', 'text', 'autoencoder', 'denoising', 'sample'):
+    assert getattr(found.config, part) == getattr(config, part)
+
+
+def write_run(path, config, trained, frozen):
+  """What `train` leaves of a run: its config and one checkpoint."""
+  transform = optimizer.make_optimizer(config.optim, config.run.steps)
+  init = networks.make_init(config, trained)
+  state = jax.jit(
+    lambda key: state_lib.initialise(init, transform, key, frozen=frozen)
+  )(jax.random.key(0))
+  state['ema'] = jax.tree.map(lambda x: x + 1, state['ema'])
+  values = {'config': config_lib.to_dict(config)}
+  path.mkdir()
+  (path / 'config.json').write_text(json.dumps(values))
+  with checkpoint.CheckpointStore(path / 'checkpoints') as store:
+    store.save(3, state, {'step': 3}, block=True)
+  return state
+
+
+def test_a_run_speaks_by_the_average_of_its_last_checkpoint(tmp_path):
+  path = epath.Path(tmp_path) / 'run'
+  config = tiny.config()
+  frozen = tiny.params(config, 'autoencoder')
+  state = write_run(path, config, ('dit', 'text'), frozen)
+  found = networks.read(path)
+  assert set(found.params) == {'dit', 'text', 'autoencoder'}
+  assert_same(found.params, state['ema'] | frozen)
+  assert found.config == config
+
+
+def test_a_run_of_an_autoencoder_has_one_network(tmp_path):
+  path = epath.Path(tmp_path) / 'run'
+  config = smoke.autoencoder()
+  config.autoencoder.multiples, config.autoencoder.halve_time = (1,), ()
+  state = write_run(path, config, ('autoencoder',), {})
+  found = networks.read(path)
+  assert_same(found.params, state['ema'])
+  # Its statistics are measured at the end of training only.
+  with pytest.raises(ValueError, match='run: its autoencoder has no latent st'):
+    networks.check_statistics(found.config, path)
+
+
+def test_frozen_networks_bring_their_configs_along(tmp_path):
+  model = tiny.write_model(tmp_path / 'model')
+  config = smoke.diffusion()
+  config.autoencoder_from = config.text_from = str(tmp_path / 'model')
+  assert config.autoencoder != model.config.autoencoder
+  frozen = networks.read_frozen(config)
+  assert config.autoencoder == model.config.autoencoder
+  expected = {k: model.params[k] for k in ('autoencoder', 'text')}
+  assert_same(frozen, expected)
+
+
+def test_networks_of_one_run_start_from_keys_of_their_own():
+  config = tiny.config()
+  init = networks.make_init(config, ('dit', 'text'))
+  make = jax.jit(lambda key: sharding.unbox(init(key)))
+  made, other = make(jax.random.key(0)), make(jax.random.key(1))
+  embedding = made['text']['embedding']
+  assert (embedding != other['text']['embedding']).all()
+  alone = networks.KINDS['text'][1](config.text, jax.random.key(0))
+  assert (embedding != sharding.unbox(alone)['embedding']).all()
+
+
+def test_damaged_weights_are_named(tmp_path):
+  tiny.write_model(tmp_path / 'model', 'text')
+  (file,) = (tmp_path / 'model').rglob('*.safetensors')
+  file.write_bytes(file.read_bytes()[:-100])
+  with pytest.raises(ValueError, match='text_encoder/model.safetensors: '):
+    networks.read(tmp_path / 'model')

@@ -1,0 +1,204 @@
+"""A corpus to latents: what is encoded, what is left out, what is refused."""
+
+import hashlib
+import os
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from etils import epath
+
+from sora_jax import batch, objectives, prepare, train
+from sora_jax.data import latents, pipeline, transforms
+from sora_jax.data.worlds import balls
+from sora_jax.models import autoencoder, text
+
+pytestmark = pytest.mark.usefixtures('cached_compilation')
+
+
+@pytest.fixture(scope='module')
+def model(tmp_path_factory):
+  path = epath.Path(tmp_path_factory.mktemp('models')) / 'model'
+  return path, tiny.write_model(path)
+
+
+def world(model, **data):
+  path, _ = model
+  config = tiny.config(clips=10, sizes=('32x32x5', '48x32x9'), **data)
+  config.autoencoder_from = str(path)
+  config.data.limits.text = 96
+  return config
+
+
+def encode(networks, video):
+  """One clip by itself, in one pass."""
+  run = jax.jit(
+    lambda params, video: autoencoder.encode(
+      networks.config.autoencoder, params, objectives.to_pixels(video)
+    )
+  )
+  return np.asarray(run(networks.params['autoencoder'], video[None]))[0]
+
+
+def test_every_clip_of_a_world_is_encoded_at_its_own_size(model, tmp_path):
+  path, networks = model
+  config = world(model)
+  flags = types.SimpleNamespace(data=None, workdir=str(tmp_path))
+  prepare.main(config, flags)
+  source = latents.LatentSource(tmp_path / 'latents')
+  assert len(source) == 10
+  sizes = {(2, 4, 4), (3, 4, 6)}
+  assert {row.size for row in source.rows} == sizes
+  for index in (0, 1, 9):
+    size = batch.parse_size(config.data.sizes[index % 2])
+    clip, _ = balls.clip(0, index, size)
+    assert source.rows[index].captions == [clip.caption]
+    # float16 keeps 11 bits.
+    np.testing.assert_allclose(
+      source[index].latent, encode(networks, clip.video), atol=5e-3, rtol=2e-3
+    )
+  with pytest.raises(ValueError, match='latents exists already; remove it'):
+    prepare.main(config, flags)
+
+
+def test_files_keep_their_aspect_and_broken_ones_are_left_out(model, tmp_path):
+  folder = tiny.write_videos(
+    tmp_path / 'videos', [(11, 64, 32), (5, 32, 64), (9, 40, 40), (1, 32, 32)]
+  )
+  config = world(model, path=str(folder), corpus=pipeline.Corpus.FOLDER)
+  config.data.sizes = ('32x32x5',)
+  pipeline.make_source(config.data)  # makes the manifest
+  # Broken only then, and with its old time: what a failing disk does.
+  file, stat = folder / '2.mp4', (folder / '2.mp4').stat()
+  file.write_bytes(bytes(stat.length))
+  os.utime(file, (stat.mtime, stat.mtime))
+  prepare.prepare(
+    config,
+    {'autoencoder': model[1].params['autoencoder']},
+    epath.Path(tmp_path / 'latents'),
+  )
+  rows = latents.LatentSource(tmp_path / 'latents').rows
+  # 64 x 32 at 32 x 32 pixels is 48 x 16 or so, in sides of 16.
+  assert [(row.id, row.size) for row in rows] == [
+    ('0+0', (2, 2, 6)),
+    ('0+5', (2, 2, 6)),
+    ('1+0', (2, 6, 2)),
+    ('3+0', (1, 4, 4)),
+  ]
+
+
+@pytest.mark.parametrize(
+  ('frames', 'most', 'expected'),
+  [
+    (33, 33, [(0, 33)]),
+    (40, 33, [(0, 33)]),
+    (66, 33, [(0, 33), (33, 33)]),
+    (12, 33, [(0, 9)]),
+    (1, 33, [(0, 1)]),
+    (4, 1, [(0, 1), (1, 1), (2, 1), (3, 1)]),
+  ],
+)
+def test_windows_are_neighbours_of_whole_latents(frames, most, expected):
+  assert prepare.windows(frames, most) == expected
+
+
+def test_native_sizes_keep_aspect_and_pixels():
+  target = batch.Size(64, 64, 1)
+  size = lambda width, height: prepare.native_size(
+    (1, height, width, 3), target, 16
+  )
+  assert size(64, 64) == size(640, 640) == (64, 64)
+  assert size(1280, 720) == (80, 48)
+  assert size(720, 1280) == (48, 80)
+  assert size(6400, 64) == (640, 16)
+
+
+def test_a_frozen_encoder_is_run_once_a_caption(model, tmp_path):
+  config = world(model)
+  config.text_from = config.autoencoder_from
+  config.data.clips, config.data.limits.tokens = 3, 24
+  frozen = {k: model[1].params[k] for k in ('autoencoder', 'text')}
+  prepare.prepare(config, frozen, epath.Path(tmp_path / 'latents'))
+  source = latents.LatentSource(tmp_path / 'latents')
+  assert source.info['text_width'] == config.text.width
+  for index in range(3):
+    ids = transforms.byte_ids(source.rows[index].captions[0], 96)
+    ids = jnp.array(ids)[None]
+    alone = text.T5Encoder(config.text).apply(
+      {'params': jax.device_put(frozen['text'])}, ids, jnp.ones_like(ids)
+    )
+    (features,) = source[index].features
+    np.testing.assert_allclose(features, alone[0], atol=1e-4)
+  problem = train.diffusion_problem(config, tmp_path, np.arange(8))
+  pack = problem.make_batch(0)
+  assert pack.text_ids is None and pack.text.shape[-1] == config.text.width
+
+
+def test_nothing_is_left_of_a_preparation_that_failed(
+  model, tmp_path, monkeypatch
+):
+  write = latents.Writer.write
+
+  def fail(self, row, record):
+    if row.id.startswith('5'):
+      raise OSError(28, 'No space left on device')
+    write(self, row, record)
+
+  monkeypatch.setattr(latents.Writer, 'write', fail)
+  out = epath.Path(tmp_path / 'latents')
+  with pytest.raises(OSError, match='No space left'):
+    prepare.prepare(
+      world(model), {'autoencoder': model[1].params['autoencoder']}, out
+    )
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_captions_that_are_too_long_are_told_before_anything_is_encoded(
+  model, tmp_path, no_jit
+):
+  config = world(model)
+  config.data.limits.text = 40
+  with pytest.raises(
+    ValueError, match='clip 0: .* does not fit 40 .*; raise data.l'
+  ):
+    prepare.prepare(config, {}, epath.Path(tmp_path / 'latents'))
+
+
+def test_a_digest_is_of_names_and_numbers():
+  tree = {'a': np.ones(2, np.float32), 'b': {'c': np.zeros(1, np.float32)}}
+  total = hashlib.sha256()
+  for name, leaf in (("['a']", tree['a']), ("['b']['c']", tree['b']['c'])):
+    total.update(name.encode() + leaf.tobytes())
+  assert prepare.digest(tree) == total.hexdigest()
+  assert prepare.digest(tree) != prepare.digest({
+    'a': tree['a'],
+    'd': tree['b'],
+  })
+
+
+def test_statistics_are_those_of_all_latents_of_readable_clips(model):
+  _, networks = model
+  rng = np.random.default_rng(0)
+  batches = [
+    batch.Frames(
+      video=rng.integers(0, 256, (3, 5, 16, 16, 3)).astype(np.uint8),
+      draw=np.array([0, 1, 2 if step else -1], np.int32),
+    )
+    for step in range(2)
+  ]
+  mean, std = prepare.latent_statistics(
+    networks.config.autoencoder, networks.params['autoencoder'], iter(batches)
+  )
+  unscaled = []
+  config = networks.config.autoencoder
+  for frames in batches:
+    for video, draw in zip(frames.video, frames.draw, strict=True):
+      if draw >= 0:
+        z = encode(networks, video)
+        unscaled.append(z * np.array(config.latent_std) + config.latent_mean)
+  values = np.concatenate([z.reshape(-1, 4) for z in unscaled])
+  np.testing.assert_allclose(mean, values.mean(0), atol=1e-5)
+  np.testing.assert_allclose(std, values.std(0), rtol=1e-3)

@@ -1,0 +1,205 @@
+"""Prompts to files: names, the manifest, what is made again and what is not."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+import tiny
+from etils import epath
+
+from sora_jax import generate, sample
+from sora_jax.data import video
+
+ROOT = pathlib.Path(__file__).parent.parent
+PROMPTS = ('a small red ball rolls right', 'a large blue ball!')
+
+pytestmark = pytest.mark.usefixtures('cached_compilation')
+
+
+@pytest.fixture(scope='module')
+def model(tmp_path_factory):
+  path = epath.Path(tmp_path_factory.mktemp('models')) / 'model'
+  tiny.write_model(path)
+  return path
+
+
+@pytest.fixture
+def call(model, tmp_path, one_device):
+  """Calls the verb with some flags; returns the rows of its manifest."""
+
+  def call(**given):
+    flags = dict(model=str(model), prompt=list(PROMPTS), prompts=None, seed=5)
+    flags |= dict(out=str(tmp_path / 'out'), format=None, steps=2)
+    sample.main(None, types.SimpleNamespace(**(flags | given)))
+    out = pathlib.Path(given.get('out', flags['out']))
+    folder = out.parent if out.suffix else out
+    lines = (folder / 'manifest.jsonl').read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+  return call
+
+
+@pytest.fixture
+def count_made(monkeypatch):
+  """Counts the clips that are asked of the generator."""
+  asked = []
+  make = generate.sample
+
+  def counted(networks, requests, settings):
+    asked.append(len(requests))
+    return make(networks, requests, settings)
+
+  monkeypatch.setattr(generate, 'sample', counted)
+  return asked
+
+
+def test_each_prompt_becomes_a_file_with_a_line_of_the_manifest(
+  call, model, tmp_path, capsys
+):
+  rows = call()
+  names = [
+    '0000_a_small_red_ball_rolls_right.mp4',
+    '0001_a_large_blue_ball.mp4',
+  ]
+  assert [row['file'] for row in rows] == names
+  assert [row['prompt'] for row in rows] == list(PROMPTS)
+  assert [row['seed'] for row in rows] == [5, 6]
+  printed = capsys.readouterr().out
+  for row in rows:
+    path = tmp_path / 'out' / row['file']
+    info = video.read_info(path)
+    assert info == video.VideoInfo(32, 32, 5, 10.0)
+    assert f'{path}  latent {row["latent_sha256"][:16]}' in printed
+    assert row['steps'] == 2 and row['size'] == '32x32x5'
+    assert len(row['weights_sha256']) == 64
+
+
+def test_a_second_call_makes_what_is_missing_or_changed_only(
+  call, count_made, tmp_path
+):
+  rows = call()
+  assert call() == rows
+  assert count_made == [2, 0]
+  first, second = (tmp_path / 'out' / row['file'] for row in rows)
+  first.unlink()
+  assert call() == rows
+  assert count_made[-1] == 1 and first.exists()
+  data = bytearray(second.read_bytes())
+  data[-1] ^= 1
+  second.write_bytes(data)
+  assert call() == rows
+  assert count_made[-1] == 1
+  assert second.read_bytes() != bytes(data)
+  for change in (dict(seed=6), dict(seed=6, steps=1)):
+    others = call(**change)
+    assert count_made[-1] == 2
+    assert others[0]['latent_sha256'] != rows[0]['latent_sha256']
+
+
+def test_prompts_of_a_file_follow_those_of_flags(call, tmp_path):
+  file = tmp_path / 'prompts.txt'
+  file.write_text('one\n\n  two  \n')
+  rows = call(prompt=['zero'], prompts=str(file))
+  assert [(r['prompt'], r['seed']) for r in rows] == [
+    ('zero', 5),
+    ('one', 6),
+    ('two', 7),
+  ]
+
+
+@pytest.mark.parametrize('suffix', ['gif', 'webp'])
+def test_a_format_is_chosen_by_flag(call, tmp_path, suffix):
+  rows = call(prompt=['one'], format=suffix)
+  assert rows[0]['file'] == f'0000_one.{suffix}'
+  assert video.read_info(tmp_path / 'out' / rows[0]['file']).frames == 5
+
+
+def test_a_picture_is_one_frame_in_a_file_of_its_own_name(call, tmp_path):
+  out = tmp_path / 'still.png'
+  size = generate.batch.parse_size('32x16')
+  (row,) = call(prompt=['one'], out=str(out), size=size)
+  assert row['file'] == 'still.png'
+  assert video.read_frames(out, 0, 1).shape == (1, 16, 32, 3)
+
+
+def test_a_full_disk_is_told_and_leaves_what_was_made(
+  call, tmp_path, monkeypatch
+):
+  write = video.write_video
+
+  def full(path, frames, fps):
+    if '0001' in path.name:
+      raise OSError(28, 'No space left on device', str(path))
+    write(path, frames, fps)
+
+  monkeypatch.setattr(video, 'write_video', full)
+  with pytest.raises(OSError, match='No space left'):
+    call()
+  monkeypatch.undo()
+  out = tmp_path / 'out'
+  assert len((out / 'manifest.jsonl').read_text().splitlines()) == 1
+  before = (out / '0000_a_small_red_ball_rolls_right.mp4').read_bytes()
+  assert len(call()) == 2
+  after = (out / '0000_a_small_red_ball_rolls_right.mp4').read_bytes()
+  assert before == after
+
+
+@pytest.mark.parametrize(
+  ('given', 'message'),
+  [
+    (dict(prompt=[]), 'no prompt: give --prompt=TEXT or --prompts=FILE'),
+    (dict(out='one.mp4'), 'one.mp4 is one file, and there are 2 prompts'),
+    (dict(prompt=['a'], out='a.mov'), "cannot write type '.mov'; one of .mp4"),
+    (dict(format='png'), 'png holds 1 frame, not 5; .* --size=32x32'),
+    (dict(model='nowhere'), 'nowhere is neither a model .* nor a run'),
+  ],
+)
+def test_what_cannot_be_written_is_refused_before_it_is_made(
+  call, no_jit, given, message
+):
+  with pytest.raises(ValueError, match=message) as error:
+    call(**given)
+  assert '\n' not in str(error.value)
+
+
+def test_samples_of_a_training_run_have_a_sheet(one_device, tmp_path):
+  config = tiny.config()
+  config.sample.prompts = PROMPTS
+  config.sample.steps = 1
+  folder = epath.Path(tmp_path) / 'samples' / '4'
+  sample.sample_while_training(config, tiny.params(config), folder)
+  assert len(list(folder.glob('*.mp4'))) == 2
+  sheet = video.read_frames(folder / 'sheet.png', 0, 1)[0]
+  assert sheet.shape == (2 * (32 + 14), 8 * 32, 3)
+  assert np.std(sheet[:32]) > 1
+
+
+def test_two_processes_on_other_numbers_of_cores_give_the_same_bytes(
+  model, tmp_path
+):
+  hashes = []
+  for devices in (1, 2):
+    out = tmp_path / f'{devices}'
+    environment = os.environ | {
+      'JAX_PLATFORMS': 'cpu',
+      'JAX_NUM_CPU_DEVICES': str(devices),
+    }
+    subprocess.run(
+      [
+        *(sys.executable, 'launch.py', 'sample', f'--model={model}'),
+        *(f'--prompt={prompt}' for prompt in (*PROMPTS, 'three')),
+        *('--seed=9', '--steps=2', '--micro_batch=2', f'--out={out}'),
+      ],
+      cwd=ROOT,
+      env=environment,
+      check=True,
+    )
+    rows = map(json.loads, (out / 'manifest.jsonl').read_text().splitlines())
+    hashes.append([(r['latent_sha256'], r['video_sha256']) for r in rows])
+  assert hashes[0] == hashes[1]
+  assert len(set(hashes[0])) == 3
