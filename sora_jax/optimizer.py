@@ -87,7 +87,8 @@ def make_schedule(config: OptimConfig, total_steps: int) -> optax.Schedule:
   """
   if config.schedule not in SCHEDULES:
     raise ValueError(
-      f'optim.schedule={config.schedule!r} is unknown; choose from {", ".join(SCHEDULES)}'
+      f'optim.schedule={config.schedule!r} is unknown; choose from '
+      f'{", ".join(SCHEDULES)}'
     )
   if not 0 < config.decay_fraction <= 1:
     raise ValueError(

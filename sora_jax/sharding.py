@@ -86,13 +86,12 @@ def join_hosts() -> None:
   Raises:
     ValueError: no other processes are known.
   """
-  given = {
-    name.lower(): int(os.environ[f'JAX_{name}'])
-    for name in ('NUM_PROCESSES', 'PROCESS_ID')
-    if f'JAX_{name}' in os.environ
-  }
+  given = [
+    int(os.environ[name]) if name in os.environ else None
+    for name in ('JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
+  ]
   try:
-    jax.distributed.initialize(**given)
+    jax.distributed.initialize(num_processes=given[0], process_id=given[1])
   except ValueError as error:
     raise ValueError(
       f'--multihost: {error} JAX finds the other processes on a TPU pod and '

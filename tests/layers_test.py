@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from sora_jax.models import layers
+from sora_jax.models import dit, layers
 
 
 def normal(seed, *shape):
@@ -139,6 +139,20 @@ def test_a_stack_is_its_layers_one_after_another(scan, remat):
   )
 
 
+@pytest.mark.parametrize(
+  ('backend', 'dtype'),
+  [('cpu', 'float32'), ('gpu', 'bfloat16'), ('tpu', 'bfloat16')],
+)
+def test_the_type_to_compute_in_follows_the_platform(
+  monkeypatch, backend, dtype
+):
+  monkeypatch.setattr(jax, 'default_backend', lambda: backend)
+  assert layers.resolve_dtype(dit.DiTConfig()).dtype == dtype
+  for given in ('float32', 'bfloat16'):
+    asked = dit.DiTConfig(dtype=given)
+    assert layers.resolve_dtype(asked) == asked
+
+
 def test_unknown_types_are_refused_with_the_choices():
-  with pytest.raises(ValueError, match='float16.*float32, bfloat16'):
+  with pytest.raises(ValueError, match='float16.*auto, float32, bfloat16'):
     layers.check_dtype('float16')

@@ -13,7 +13,6 @@ from sora_jax import checkpoint, networks, optimizer, sharding
 from sora_jax import config as config_lib
 from sora_jax import state as state_lib
 
-
 pytestmark = pytest.mark.usefixtures('cached_compilation')
 
 

@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sora_jax.models import causal
+from sora_jax.models import causal, layers
 
 Video = Float[Array, 'B T H W C']
 Latent = Float[Array, 'B F h w Z']
@@ -38,7 +38,7 @@ class AutoencoderConfig:
   blocks: int = 2  # residual blocks a level; the decoder has one more
   patch: int = 1  # pixels a side folded into channels first
   shortcuts: bool = False  # parameter-free ones past each level (release 2.2)
-  dtype: str = 'float32'
+  dtype: str = 'auto'  # of convolutions and activations
   # Of each latent channel over the training set; empty until measured.
   latent_mean: tuple[float, ...] = ()
   latent_std: tuple[float, ...] = ()
@@ -73,6 +73,7 @@ def check(config: AutoencoderConfig) -> None:
     )
   if config.shortcuts:
     _check_shortcuts(config)
+  layers.check_dtype(config.dtype)
   for name in ('latent_mean', 'latent_std'):
     values = getattr(config, name)
     if values and len(values) != config.channels:
@@ -214,8 +215,9 @@ class Autoencoder(nn.Module):
   config: AutoencoderConfig
 
   def setup(self):
-    config = self.config
-    check(config)
+    check(self.config)
+    config = layers.resolve_dtype(self.config)
+    self.dtype = config.dtype
     point = (1, 1, 1)
     self.encoder = Encoder(config)
     self.decoder = Decoder(config)
@@ -244,7 +246,7 @@ class Autoencoder(nn.Module):
     check_size(self.config, frames, height, width, first)
     p = self.config.patch
     x = einops.rearrange(
-      video.astype(self.config.dtype),
+      video.astype(self.dtype),
       'B T (H h) (W w) C -> B T H W (C w h)',
       h=p,
       w=p,
@@ -256,7 +258,7 @@ class Autoencoder(nn.Module):
   def decode(self, z: Latent, first: bool = True) -> Video:
     """Latents, not normalised, to pixels around [-1, 1]; float32."""
     p = self.config.patch
-    x = self.decoder(self.post_quant_conv(z.astype(self.config.dtype)), first)
+    x = self.decoder(self.post_quant_conv(z.astype(self.dtype)), first)
     return einops.rearrange(
       x.astype(jnp.float32),
       'B T H W (C w h) -> B T (H h) (W w) C',

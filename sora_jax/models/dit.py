@@ -49,7 +49,7 @@ class DiTConfig:
   eps: float = 1e-6  # of every norm
   scan: bool = True  # blocks as a compiled loop; False: unrolled, same weights
   remat: bool = False  # recompute each block in the backward pass
-  dtype: str = 'float32'  # of matrix products and activations
+  dtype: str = 'auto'  # of matrix products and activations
 
 
 # DiT's sizes (arXiv:2212.09748, table 1) and the published Wan models.
@@ -126,8 +126,8 @@ class SpacetimeDiT(nn.Module):
     Raises:
       ValueError: the config cannot be, or `x` has another patch size.
     """
-    c = self.config
-    check(c)
+    check(self.config)
+    c = layers.resolve_dtype(self.config)
     expected = math.prod(c.patch) * (c.channels + c.condition_channels)
     if x.shape[-1] != expected:
       raise ValueError(

@@ -17,7 +17,9 @@ Linear layers compute in their `dtype`; norms, modulation and time embeddings
 in float32.
 """
 
+import dataclasses
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -163,8 +165,8 @@ def standardize(
 
 def modulate(
   x: Float[Array, 'B N D'],
-  shift: Float[Array, 'B #N D'],
-  scale: Float[Array, 'B #N D'],
+  shift: Float[Array, '#B #N D'],
+  scale: Float[Array, '#B #N D'],
   eps: float = 1e-6,
 ) -> Float[Array, 'B N D']:
   """Adaptive layer norm: standardizes, then scales by 1 + scale and shifts."""
@@ -192,7 +194,7 @@ def modulation_table(
 
 def spread(
   values: Float[Array, 'B G J D'], group: Float[Array, 'B N G']
-) -> list[Float[Array, 'B #N D']]:
+) -> list[Float[Array, '#B #N D']]:
   """Hands each token the J values of its group.
 
   The membership `group` is one-hot, so this is an exact selection; as a matrix
@@ -236,7 +238,20 @@ def align(vector: Float[Array, ' D'], x: Float[Array, '*S D']) -> Array:
   return vector.reshape((1,) * (x.ndim - 1) + vector.shape)
 
 
-DTYPES = ('float32', 'bfloat16')
+DTYPES = ('auto', 'float32', 'bfloat16')
+Config = TypeVar('Config', bound=Any)
+
+
+def resolve_dtype(config: Config) -> Config:
+  """A network's config with the type to compute in, where that was 'auto'.
+
+  It is bfloat16 on GPUs and TPUs and float32 on CPUs, which gain nothing by less.
+  """
+  if config.dtype != 'auto':
+    return config
+  on_cpu = jax.default_backend() == 'cpu'
+  dtype = 'float32' if on_cpu else 'bfloat16'
+  return dataclasses.replace(config, dtype=dtype)
 
 
 def check_dtype(dtype: str) -> None:

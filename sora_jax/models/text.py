@@ -38,7 +38,7 @@ class TextConfig:
   shared_bias: bool = False  # one distance table for all blocks, as in T5
   eps: float = 1e-6  # of every norm
   scan: bool = True  # blocks as a compiled loop; False: unrolled, same weights
-  dtype: str = 'float32'  # of matrix products and activations
+  dtype: str = 'auto'  # of matrix products and activations
 
 
 SIZES = {
@@ -72,8 +72,8 @@ class T5Encoder(nn.Module):
     Raises:
       ValueError: the config cannot be.
     """
-    c = self.config
-    check(c)
+    check(self.config)
+    c = layers.resolve_dtype(self.config)
     embedding = self.param(
       'embedding',
       nn.with_logical_partitioning(
