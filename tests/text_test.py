@@ -26,6 +26,17 @@ def shapes(config):
   return jax.eval_shape(lambda key: nn.meta.unbox(text.init(config, key)), KEY)
 
 
+def test_each_head_starts_at_a_neighbour_of_its_own():
+  """So that letters next to each other are read as words from the first."""
+  bias = text.DistanceBias(text.TextConfig())
+  variables = nn.meta.unbox(bias.init(KEY, 60))
+  weights = jax.nn.softmax(bias.apply(variables, 60)[0], axis=-1)
+  for head, neighbour in enumerate((-1, 1, -2, 2)):
+    for query in (10, 30, 50):
+      assert weights[head, query].argmax() == query + neighbour
+      assert weights[head, query].max() > 0.5
+
+
 @pytest.fixture(scope='module')
 def params():
   """Every parameter drawn at random, so that nothing hides behind a one."""
