@@ -17,14 +17,14 @@ VERBS = {
     cli.Flag('out', 'DIR', 'where the videos go', default='demo'),
     cli.count('prompts', 'how many held-out prompts to score', default=64),
     cli.count('seed', 'seed of the samples', lowest=0, default=0),
-    cli.Flag('retrain', '', 'train the model first', flags.DEFINE_bool),
+    cli.switch('retrain', 'train the model first'),
   ),
   'train': cli.Verb(
     'sora_jax.train',
     'Train an autoencoder or a DiT; resumes by itself.',
     CONFIG,
     WORKDIR,
-    cli.Flag('multihost', '', 'join the other hosts', flags.DEFINE_bool),
+    cli.switch('multihost', 'join the other hosts'),
   ),
   'sample': cli.Verb(
     'sora_jax.sample',

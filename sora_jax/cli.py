@@ -69,9 +69,11 @@ class _SizeParser(flags.ArgumentParser):
 
 HELP = {'--help', '-help', '-h'}
 DEFINE_size = functools.partial(flags.DEFINE, _SizeParser())
-TRACEBACK = Flag(
-  'traceback', '', 'on an error, show where', flags.DEFINE_bool, False
-)
+
+
+def switch(name: str, text: str) -> Flag:
+  """A flag that is off unless it is given."""
+  return Flag(name, '', text, flags.DEFINE_bool, default=False)
 
 
 def count(
@@ -86,6 +88,9 @@ def choice(name: str, choices: tuple[str, ...], text: str) -> Flag:
   """A flag that is one of a few words."""
   define = functools.partial(flags.DEFINE_enum, enum_values=choices)
   return Flag(name, '|'.join(choices), text, define)
+
+
+TRACEBACK = switch('traceback', 'on an error, show where')
 
 
 def run(verbs: dict[str, Verb]) -> None:

@@ -99,7 +99,7 @@ def test_an_experiment_is_loaded_with_its_argument(path):
   call = train(f'{path}:shallow')
   assert call.config.name == 'shallow'
   assert call.config.model.depth == 2
-  assert vars(call.flags) == {'workdir': 'run'}
+  assert vars(call.flags) == {'workdir': 'run', 'multihost': False}
 
 
 def test_every_kind_of_field_can_be_set_by_flag(path):

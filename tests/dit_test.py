@@ -20,6 +20,7 @@ SMALL = dit.DiTConfig(
   channels=3,
   text_width=10,
   frequencies=16,
+  dtype='float32',
 )
 KEY = jax.random.key(0)
 VALUES = 6  # in a patch of 1 x 2 x 1 latents of 3 channels

@@ -79,7 +79,7 @@ def fit(monkeypatch, tmp_path, one_device):
       train, 'diffusion_problem', lambda *unused: linear_problem(**problem)
     )
     workdir = epath.Path(tmp_path / name)
-    flags = types.SimpleNamespace(workdir=str(workdir))
+    flags = types.SimpleNamespace(workdir=str(workdir), multihost=False)
     call = cli.Call('launch.py train', 'sora_jax.train', config, flags, False)
     return train.train(config, workdir), workdir, call
 
