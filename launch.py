@@ -15,7 +15,7 @@ VERBS = {
     'sora_jax.demo',
     'Sample the model that ships; write, show and score its videos.',
     cli.Flag('out', 'DIR', 'where the videos go', default='demo'),
-    cli.count('prompts', 'how many held-out prompts to score', default=64),
+    cli.count('cases', 'held-out prompts to score', default=64),
     cli.count('seed', 'seed of the samples', lowest=0, default=0),
     cli.switch('retrain', 'train the model first'),
   ),

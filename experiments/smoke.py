@@ -1,10 +1,13 @@
-"""A tiny DiT and autoencoder on the embedded world: minutes on a laptop.
+"""The tiniest networks on the embedded world: minutes on two CPU cores.
 
   python launch.py train --config=experiments/smoke.py:autoencoder \
       --workdir=runs/smoke_autoencoder
+  python launch.py train --config=experiments/smoke.py:text \
+      --config.autoencoder_from=runs/smoke_autoencoder/model \
+      --workdir=runs/smoke_text
   python launch.py train --config=experiments/smoke.py:diffusion \
       --config.autoencoder_from=runs/smoke_autoencoder/model \
-      --workdir=runs/smoke
+      --config.init_from=runs/smoke_text/model --workdir=runs/smoke
 
 Nothing that it makes is worth a look; it shows that everything runs.
 """
@@ -52,6 +55,13 @@ def diffusion() -> config_lib.Config:
   return config
 
 
+def text() -> config_lib.Config:
+  config = diffusion()
+  config.stage = config_lib.Stage.TEXT
+  config.data.caption_dropout = 0.0
+  return config
+
+
 def _short(config: config_lib.Config) -> None:
   config.optim.warmup_steps = 10
   config.run.steps = 100
@@ -60,7 +70,7 @@ def _short(config: config_lib.Config) -> None:
   config.run.sample_every = 100
 
 
-VARIANTS = {'autoencoder': autoencoder, 'diffusion': diffusion}
+VARIANTS = {'autoencoder': autoencoder, 'text': text, 'diffusion': diffusion}
 
 
 def get_config(name: str) -> config_lib.Config:

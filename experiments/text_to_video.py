@@ -6,8 +6,7 @@
 `balls` made the model that ships.
 """
 
-from sora_jax import config as config_lib
-from sora_jax import networks
+from sora_jax import config as config_lib, networks
 
 
 def balls() -> config_lib.Config:

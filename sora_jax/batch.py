@@ -23,6 +23,10 @@ class Size(NamedTuple):
     return f'{self.width}x{self.height}x{self.frames}'
 
 
+# In place of a draw: no clip here, and a clip that could not be read.
+EMPTY, BROKEN = -1, -2
+
+
 class Clip(NamedTuple):
   """One video, or one image (T = 1)."""
 
@@ -50,7 +54,7 @@ class Pack(NamedTuple):
   group_index: Any  # int32 [B, G]: index of a group within its clip
   text_of: Any  # int32 [B, N]: the text segment that a token listens to
   text_segment: Any  # int32 [B, L]: 1, 2, ... by caption; 0 where empty
-  draw: Any  # int32 [B, M]: global draw index of a clip; -1 where empty
+  draw: Any  # int32 [B, M]: global draw index of a clip, EMPTY or BROKEN
   tokens_in_clip: Any  # int32 [B, M]: number of tokens of a clip
   text_ids: Any = None  # int32 [B, L]: for a text encoder trained here
   text: Any = None  # float32 [B, L, E]: cached features of a frozen encoder
@@ -60,7 +64,7 @@ class Frames(NamedTuple):
   """Crops of one size, as pixels: what the autoencoder trains on."""
 
   video: Any  # uint8 [B, T, H, W, 3]
-  draw: Any  # int32 [B]: global draw index; -1 where a clip was unreadable
+  draw: Any  # int32 [B]: global draw index of a clip, or BROKEN
 
 
 def parse_size(text: str) -> Size:

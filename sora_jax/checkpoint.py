@@ -46,27 +46,21 @@ class Restored(NamedTuple):
 class CheckpointStore:
   """Saves the state of a run and restores the newest step that is whole."""
 
-  def __init__(
-    self, directory: epath.PathLike, *, keep: int = 3, keep_every: int = 0
-  ):
+  def __init__(self, directory: epath.PathLike, *, keep: int = 3):
     """Opens a directory, which is created by the first save.
 
     Args:
       directory: local or remote, shared by all processes.
       keep: how many of the newest complete steps stay.
-      keep_every: steps divisible by this stay for good; 0 is none.
 
     Raises:
-      ValueError: `keep` under 1 or `keep_every` under 0.
+      ValueError: `keep` under 1.
     """
     if keep < 1:
       raise ValueError(f'{keep=} must be 1 or more checkpoints')
-    if keep_every < 0:
-      raise ValueError(f'{keep_every=} must be steps, or 0 for none')
     path = epath.Path(directory)
     self._directory = path if path.is_absolute() else path.resolve()
     self._keep = keep
-    self._keep_every = keep_every
     logging.get_absl_logger().addFilter(_is_not_raised)
     self._checkpointer = ocp.AsyncCheckpointer(
       ocp.CompositeCheckpointHandler(
@@ -180,8 +174,7 @@ class CheckpointStore:
       if not match:
         continue
       step, suffix = int(match[1]), match[2] or ''
-      stays = self._keep_every and step % self._keep_every == 0
-      if suffix.startswith(_UNFINISHED) or (step < oldest and not stays):
+      if suffix.startswith(_UNFINISHED) or step < oldest:
         _remove(path)
 
   def steps(self) -> list[int]:

@@ -10,15 +10,18 @@ from typing import Any
 
 from sora_jax import objectives, optimizer, sharding
 from sora_jax.data import pipeline
-from sora_jax.models import autoencoder as autoencoder_lib
-from sora_jax.models import dit
-from sora_jax.models import text as text_lib
+from sora_jax.models import (
+  autoencoder as autoencoder_lib,
+  dit,
+  text as text_lib,
+)
 
 
 class Stage(enum.Enum):
-  """Which of the two networks a run trains."""
+  """What a run trains."""
 
   AUTOENCODER = 'autoencoder'
+  TEXT = 'text'
   DIFFUSION = 'diffusion'
 
 
@@ -57,7 +60,7 @@ class Config:
   stage: Stage = Stage.DIFFUSION
   # Where other weights come from, each a model directory or empty:
   autoencoder_from: str = ''  # the frozen autoencoder of a diffusion run
-  text_from: str = ''  # a frozen text encoder; empty trains one
+  text_from: str = ''  # a frozen text encoder; empty trains it with the DiT
   init_from: str = ''  # weights to start from
   model: dit.DiTConfig = dataclasses.field(default_factory=dit.DiTConfig)
   text: text_lib.TextConfig = dataclasses.field(

@@ -10,8 +10,15 @@ import types
 
 from etils import epath
 
-from sora_jax import evaluate, experiment, generate, sample, sharding, train
-from sora_jax import networks as networks_lib
+from sora_jax import (
+  evaluate,
+  experiment,
+  generate,
+  networks as networks_lib,
+  sample,
+  sharding,
+  train,
+)
 from sora_jax.data import video
 
 # Beside the package, in a checkout.
@@ -35,7 +42,8 @@ def main(config: None, flags: types.SimpleNamespace) -> None:
   """Writes and scores; prints the name of every file."""
   del config
   start = time.monotonic()
-  sharding.use_cores()
+  # Of the three experiments' batches the smallest has 4 rows.
+  sharding.use_cores(4 if flags.retrain else 0)
   out = epath.Path(flags.out)
   out.mkdir(parents=True, exist_ok=True)
   model = _retrain(out) if flags.retrain else networks_lib.SHIPPED
@@ -45,7 +53,7 @@ def main(config: None, flags: types.SimpleNamespace) -> None:
     generate.Request(prompt, flags.seed + i) for i, prompt in enumerate(PROMPTS)
   ]
   print(f'making {len(requests)} videos of {settings.size}')
-  mesh = generate.mesh_for(len(requests) + flags.prompts, settings)
+  mesh = generate.mesh_for(len(requests) + flags.cases, settings)
   make = generate.make_generator(networks, settings, mesh)
   made = list(make(requests))
   for i, clip in enumerate(made):
@@ -57,12 +65,12 @@ def main(config: None, flags: types.SimpleNamespace) -> None:
   )
   video.write_video(out / 'sheet.png', sheet[None], 1.0)
   print(f'{out / "sheet.png"}  eight frames of each')
-  print(f'scoring {flags.prompts} prompts that the training never saw')
+  print(f'scoring {flags.cases} prompts that the training never saw')
   scores = evaluate.on_world(
-    networks, settings, make, flags.prompts, flags.seed + len(PROMPTS)
+    networks, settings, make, flags.cases, flags.seed + len(PROMPTS)
   )
   table = evaluate.world_table(scores)
-  (out / 'scores.txt').write_text(table + '\n')
+  video.publish(out / 'scores.txt', f'{table}\n'.encode())
   print(table)
   print(f'{out / "scores.txt"}  the table')
   print(f'done in {time.monotonic() - start:.0f} s')

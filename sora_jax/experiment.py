@@ -12,6 +12,7 @@ import importlib.util
 import inspect
 import pathlib
 import re
+import traceback
 import types
 import typing
 from collections.abc import Iterable
@@ -137,6 +138,11 @@ def _load_module(path: pathlib.Path) -> types.ModuleType:
   except SyntaxError as error:
     raise ValueError(
       f'--config={path}: line {error.lineno}: {error.msg}'
+    ) from error
+  except (NameError, ImportError, AttributeError, TypeError) as error:
+    line = traceback.extract_tb(error.__traceback__)[-1]
+    raise ValueError(
+      f'--config={path}: {line.filename}, line {line.lineno}: {error}'
     ) from error
   if not hasattr(module, 'get_config'):
     raise ValueError(f'--config={path}: has no get_config()')

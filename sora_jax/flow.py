@@ -47,14 +47,16 @@ class LevelLaw:
   # 1024, a Wan clip of 480p (32,760 tokens) gets alpha = 5.7; Wan itself has 5.
   shift_base: int = 1024
 
-  def __post_init__(self):
-    if self.std < 0:
-      raise ValueError(f'level law: {self.std=} must be at least 0')
-    if self.shift_base < 0:
-      raise ValueError(
-        f'level law: {self.shift_base=} must be a number of tokens, or 0 '
-        'for no shift'
-      )
+
+def check(law: LevelLaw) -> None:
+  """Raises ValueError for a law that cannot be."""
+  if law.std < 0:
+    raise ValueError(f'level law: {law.std=} must be at least 0')
+  if law.shift_base < 0:
+    raise ValueError(
+      f'level law: {law.shift_base=} must be a number of tokens, or 0 for no '
+      'shift'
+    )
 
 
 def interpolate(

@@ -14,31 +14,24 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh, PartitionSpec as P
 from jaxtyping import Array, Float, Int, UInt, UInt8
 
 from sora_jax import (
   batch,
+  canvas as canvas_lib,
+  config as config_lib,
   flow,
   guidance,
+  networks as networks_lib,
   objectives,
   rng,
   samplers,
   sharding,
   tokens,
 )
-from sora_jax import (
-  canvas as canvas_lib,
-)
-from sora_jax import (
-  config as config_lib,
-)
-from sora_jax import (
-  networks as networks_lib,
-)
 from sora_jax.data import transforms
-from sora_jax.models import autoencoder
+from sora_jax.models import autoencoder, rope
 
 Params = Any
 Networks = networks_lib.Networks
@@ -89,16 +82,13 @@ def settings_of(config: config_lib.SampleConfig) -> Settings:
   )
 
 
-def check(networks: Networks, settings: Settings) -> None:
-  """Raises ValueError for what cannot be sampled."""
-  missing = set(networks_lib.KINDS) - set(networks.params)
-  if missing:
-    raise ValueError(f'the model has no {" and no ".join(sorted(missing))}')
-  networks_lib.check_statistics(networks.config, 'model')
+def check(config: config_lib.Config, settings: Settings) -> None:
+  """Raises ValueError for what networks of this config cannot sample."""
+  networks_lib.check_statistics(config, 'model')
   size = settings.size
-  config = networks.config.autoencoder
-  autoencoder.check_size(config, size.frames, size.height, size.width)
-  side = config.space * networks.config.model.patch[1]
+  net = config.autoencoder
+  autoencoder.check_size(net, size.frames, size.height, size.width)
+  side = net.space * config.model.patch[1]
   if size.width % side or size.height % side:
     raise ValueError(
       f'{size.width}x{size.height} pixels: both sides must be multiples of '
@@ -109,8 +99,15 @@ def check(networks: Networks, settings: Settings) -> None:
       f'sampler {settings.sampler!r} is unknown; choose from '
       f'{", ".join(samplers.SAMPLERS)}'
     )
-  if settings.micro_batch < 1:
-    raise ValueError(f'{settings.micro_batch=} must be 1 clip or more')
+  for name in ('steps', 'micro_batch'):
+    if getattr(settings, name) < 1:
+      raise ValueError(f'{name}={getattr(settings, name)} must be 1 or more')
+  places = tokens.token_grid(latent_size(net, size), config.model.patch)
+  if max(places) > rope.MAX_POSITION:
+    raise ValueError(
+      f'{size} is {places} tokens along time, height and width; each must be '
+      f'{rope.MAX_POSITION} or fewer'
+    )
 
 
 # ------------------------------------------------------------ the programs
@@ -298,8 +295,11 @@ def make_generator(
   networks: Networks, settings: Settings, mesh: Mesh
 ) -> Callable[[list[Request]], Iterator[Made]]:
   """Places the weights; what it returns compiles once, at its first call."""
-  check(networks, settings)
+  missing = set(networks_lib.KINDS) - set(networks.params)
+  if missing:
+    raise ValueError(f'the model has no {" and no ".join(sorted(missing))}')
   config = networks.config
+  check(config, settings)
   size = latent_size(config.autoencoder, settings.size)
   canvas = canvas_lib.text_to_video(*size, config.model.channels, '')
   plan = canvas_lib.to_tokens(canvas, config.model.patch)
@@ -313,7 +313,7 @@ def make_generator(
 
   def generate(requests: list[Request]) -> Iterator[Made]:
     slots = config.sample.text_slots
-    ids = np.array([_ids(request.prompt, slots) for request in requests])
+    ids = np.array([prompt_ids(request.prompt, slots) for request in requests])
     seeds = np.array([_seed(request) for request in requests], np.uint32)
     for i in range(0, len(requests), count):
       # The last clip is repeated to fill the one shape that is compiled.
@@ -329,8 +329,14 @@ def make_generator(
   return generate
 
 
-def _ids(prompt: str, slots: int) -> Int[np.ndarray, '2 L']:
-  """A prompt and the empty prompt as padded token ids."""
+def prompt_ids(prompt: str, slots: int) -> Int[np.ndarray, '2 L']:
+  """A prompt and the empty prompt as padded token ids.
+
+  Raises:
+    ValueError: the prompt is empty, or needs more than `slots` ids.
+  """
+  if not prompt.strip():
+    raise ValueError('a prompt is empty; it must say what to show')
   out = np.full((2, slots), transforms.PAD, np.int32)
   for row, text in zip(out, (prompt, ''), strict=True):
     ids = transforms.byte_ids(text, slots)

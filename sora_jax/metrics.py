@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from sora_jax.data.worlds import captions, tracker
+from sora_jax.data.worlds import balls, captions, tracker
 
 Video = UInt8[np.ndarray, 'T H W 3']
 PEAK = 255.0
@@ -73,6 +73,15 @@ class Tally(NamedTuple):
       f'{share(self.colour)}  {share(self.direction)}  {share(self.law)}  '
       f'{share(self.size)}  {self.velocity_error:8.3f}'
     )
+
+
+def motion_error(videos: list[Video], truths: list[balls.Truth]) -> float:
+  """Mean of `tracker.velocity_error` over clips of known truth, in units/s."""
+  errors = [
+    tracker.velocity_error(video, truth)
+    for video, truth in zip(videos, truths, strict=True)
+  ]
+  return float(np.nanmean(errors))
 
 
 TALLY_HEADER = ' colour  direct.      law     size  velocity'

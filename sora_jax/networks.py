@@ -4,16 +4,17 @@ They are kept as a model directory (`weights/directory.py`) or as the working
 directory of a run, whose last good checkpoint then speaks, by its average.
 """
 
+import hashlib
 import json
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from etils import epath
 from jaxtyping import Array, Key
 
-from sora_jax import checkpoint, sharding
-from sora_jax import config as config_lib
+from sora_jax import checkpoint, config as config_lib, sharding
 from sora_jax.models import autoencoder, dit, text
 from sora_jax.weights import directory
 
@@ -65,7 +66,10 @@ def _read_model(path: epath.Path) -> Networks:
 
 
 def _read_run(path: epath.Path) -> Networks:
-  saved = json.loads((path / 'config.json').read_text())
+  try:
+    saved = json.loads((path / 'config.json').read_text())
+  except ValueError as error:
+    raise ValueError(f'{path / "config.json"}: {error}') from error
   config = config_lib.from_dict(config_lib.Config, saved['config'])
   here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   shapes = {
@@ -77,6 +81,8 @@ def _read_run(path: epath.Path) -> Networks:
   }
   if config.stage is config_lib.Stage.AUTOENCODER:
     parts = {'ema': {'autoencoder': shapes['autoencoder']}}
+  elif config.stage is config_lib.Stage.TEXT:
+    parts = {'ema': {'text': shapes['text']}}
   else:
     frozen = {'autoencoder'} | ({'text'} if config.text_from else set())
     parts = {
@@ -111,13 +117,12 @@ def make_init(config: config_lib.Config, names: tuple[str, ...]) -> Any:
 
 def write(path: epath.PathLike, networks: Networks, dtype: str) -> None:
   """Writes a model directory with weights of one dtype."""
-  config = networks.config
   configs = {
-    name: config_lib.to_dict(getattr(config, KINDS[name][0]))
+    name: config_lib.to_dict(getattr(networks.config, KINDS[name][0]))
     for name in networks.params
   }
   sampling = {
-    name: config_lib.to_dict(getattr(config, name))
+    name: config_lib.to_dict(getattr(networks.config, name))
     for name in ('denoising', 'sample')
   }
   model = directory.Model(configs, networks.params, sampling)
@@ -159,6 +164,22 @@ def check_statistics(config: config_lib.Config, place: epath.PathLike) -> None:
       f'{place}: its autoencoder has no latent statistics, which the end of '
       'its training measures; use the `model` directory that it leaves'
     )
+
+
+def digest(params: Params) -> str:
+  """SHA-256 over parameters, in the order of their names."""
+  total = hashlib.sha256()
+  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    total.update(jax.tree_util.keystr(path).encode())
+    total.update(np.asarray(leaf, np.float32).tobytes())
+  return total.hexdigest()
+
+
+def config_digest(networks: Networks) -> str:
+  """SHA-256 over what, besides its weights, a model computes by."""
+  names = ['denoising', *(KINDS[name][0] for name in sorted(networks.params))]
+  fields = {n: config_lib.to_dict(getattr(networks.config, n)) for n in names}
+  return hashlib.sha256(json.dumps(fields).encode()).hexdigest()
 
 
 def read_start(

@@ -7,6 +7,8 @@ same on every mesh. `metrics` are sums over the same things.
 """
 
 import dataclasses
+import enum
+import math
 from typing import Any
 
 import einops
@@ -15,15 +17,38 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from sora_jax import batch, flow, rng
-from sora_jax.models import autoencoder, discriminator, dit, text
+from sora_jax.models import (
+  autoencoder,
+  contrast as contrast_lib,
+  discriminator,
+  dit,
+  text,
+)
 
 Params = Any
 Sums = dict[str, Array]
 Video = Float[Array, 'B T H W 3']
 
+# What is a share of what.
+SHARES = {'filled': ('tokens', 'slots'), 'attended': ('pairs', 'pair_slots')}
+# Metrics that are no sums over what the loss is a sum over.
+WHOLE = {
+  *('count', 'clips', 'broken'),
+  *('grad_norm', 'skipped', 'skipped_in_row', 'judge'),
+}
+
 # Noise levels are reported in this many equal bins: a mean over all levels
 # hides whether a change helped at high or at low noise.
 LEVEL_BINS = 4
+
+
+class Weighting(enum.Enum):
+  """How much the error of a token counts, by its noise level t."""
+
+  VELOCITY = 'velocity'  # as that of the velocity, at every level alike
+  # By 4 t (1 - t) less near both ends. There the errors that nothing could
+  # foretell are largest, and drown what there is to learn from a caption.
+  BALANCED = 'balanced'
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -31,6 +56,7 @@ class DenoisingConfig:
   """What the diffusion transformer predicts, and at which noise levels."""
 
   prediction: flow.Prediction = flow.Prediction.X0
+  weighting: Weighting = Weighting.VELOCITY
   level: flow.LevelLaw = dataclasses.field(default_factory=flow.LevelLaw)
 
 
@@ -118,13 +144,53 @@ def denoising(
     prediction, pack.tokens, noise, t, config.prediction
   )
   counted = ((pack.segment > 0) & (t > 0)).astype(jnp.float32)
-  metrics = {'clips': jnp.sum(pack.draw >= 0)}
+  metrics = {
+    'clips': jnp.sum(pack.draw >= 0),
+    'broken': jnp.sum(pack.draw == batch.BROKEN),
+    'tokens': jnp.sum(counted),
+    'slots': jnp.float32(counted.size),
+    # Pairs of a query and a key of its own clip, of those that are computed.
+    'pairs': jnp.sum(jnp.float32(pack.tokens_in_clip) ** 2),
+    'pair_slots': jnp.float32(counted.size * counted.shape[1]),
+  }
   for i in range(LEVEL_BINS):
     low, high = i / LEVEL_BINS, (i + 1) / LEVEL_BINS
     inside = counted * ((t > low) & (t <= high))
     metrics[f'loss_level_{low:.2f}'] = jnp.sum(error * inside)
     metrics[f'count_level_{low:.2f}'] = jnp.sum(inside)
+  if config.weighting is Weighting.BALANCED:
+    error *= 4.0 * t * (1.0 - t)
   return jnp.sum(error * counted), jnp.sum(counted), metrics
+
+
+def contrast(
+  trainable: Params, pack: batch.Pack, *, encoder: text.TextConfig
+) -> tuple[Array, Array, Sums]:
+  """Cross-entropy of telling which caption is a clip's, and which clip its.
+
+  Over all clips of the batch, both ways; two clips with one caption count as
+  different.
+
+  Args:
+    trainable: {'text', 'contrast'}.
+    pack: Clean tokens and their captions, none of them dropped.
+    encoder: The text encoder's config.
+  """
+  features = text_features(encoder, trainable['text'], pack)
+  scores = contrast_lib.scores(trainable['contrast'], pack, features)
+  there = (pack.draw >= 0).reshape(-1)
+  scores = jnp.where(there[None] & there[:, None], scores, -1e30)
+  ways = (jax.nn.log_softmax(scores, axis=i) for i in (0, 1))
+  loss = -0.5 * sum(jnp.diagonal(way) for way in ways)
+  right = jnp.argmax(scores, axis=1) == jnp.arange(len(scores))
+  count = jnp.sum(there.astype(jnp.float32))
+  metrics = {
+    'clips': jnp.sum(there),
+    'broken': jnp.sum(pack.draw == batch.BROKEN),
+    'tokens': jnp.sum(pack.segment > 0),
+    'right': jnp.sum(right & there),
+  }
+  return jnp.sum(jnp.where(there, loss, 0.0)), count, metrics
 
 
 def to_pixels(video: Array) -> Video:
@@ -181,7 +247,8 @@ def reconstruction(
   counted = (frames.draw >= 0).astype(jnp.float32)
   metrics = {
     'clips': jnp.sum(counted),
-    'broken': jnp.sum(1.0 - counted),
+    'broken': jnp.sum(frames.draw == batch.BROKEN),
+    'tokens': jnp.sum(counted) * math.prod(z.shape[1:4]),
     'l1': jnp.sum(error * counted),
     'mse': jnp.sum(squared * counted),
     'kl': jnp.sum(kl * counted),
@@ -233,26 +300,23 @@ def means(sums: dict[str, float]) -> dict[str, float]:
   """Metrics of a step from its sums: what is divided by which count.
 
   `count_level_*` belongs to the `loss_level_*` of the same name; a level that
-  the step did not draw is left out. The other sums of an objective are over
-  the same things as its loss.
+  the step did not draw is left out. `filled` is the share of token slots that
+  hold a token, `attended` that of the scores computed which lie within a clip.
+  The other sums of an objective are over the same things as its loss.
   """
-  whole = {
-    'count',
-    'clips',
-    'broken',
-    'grad_norm',
-    'skipped',
-    'skipped_in_row',
-    'judge',
+  out = {
+    name: sums[part] / sums[whole]
+    for name, (part, whole) in SHARES.items()
+    if whole in sums
   }
-  out = {}
+  parts = {name for pair in SHARES.values() for name in pair}
   for name, value in sums.items():
-    if name.startswith('count_level'):
+    if name.startswith('count_level') or name in parts:
       continue
     if name.startswith('loss_level'):
       count = sums[name.replace('loss', 'count')]
       if count:
         out[name] = value / count
     else:
-      out[name] = value if name in whole else value / max(sums['count'], 1)
+      out[name] = value if name in WHOLE else value / max(sums['count'], 1)
   return out

@@ -38,6 +38,22 @@ class OptimConfig:
   max_bad_steps: int = 20  # non-finite steps in a row before a run stops
 
 
+def check(config: OptimConfig) -> None:
+  """Raises ValueError for numbers that cannot be; the rest: `make_schedule`."""
+  if config.max_bad_steps < 1:
+    raise ValueError(f'{config.max_bad_steps=} must be 1 or more')
+  for name in ('b1', 'b2', 'ema_decay'):
+    if not 0 <= getattr(config, name) < 1:
+      raise ValueError(
+        f'optim.{name}={getattr(config, name)} must be in [0, 1)'
+      )
+  for name in ('learning_rate', 'eps', 'weight_decay', 'clip_norm'):
+    if not getattr(config, name) >= 0:
+      raise ValueError(
+        f'optim.{name}={getattr(config, name)} must be 0 or more'
+      )
+
+
 def constant(
   progress: Float[Array, ''], config: OptimConfig
 ) -> Float[Array, '']:

@@ -6,7 +6,6 @@ refused by a run with another one.
 """
 
 import contextlib
-import hashlib
 import math
 import types
 from collections.abc import Iterator
@@ -20,9 +19,15 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jaxtyping import Array, Float
 
-from sora_jax import batch, objectives, sharding
-from sora_jax import config as config_lib
-from sora_jax import networks as networks_lib
+from sora_jax import (
+  batch,
+  config as config_lib,
+  corpus,
+  networks as networks_lib,
+  objectives,
+  sharding,
+  tokens,
+)
 from sora_jax.data import latents, pipeline, sources, transforms
 from sora_jax.models import autoencoder, text
 
@@ -30,6 +35,8 @@ Params = Any
 
 # Clips of one size that are encoded together.
 ENCODE_BATCH = 8
+# Clips that may wait for others of their size, which bounds memory.
+MOST_WAITING = 64
 
 
 def main(config: config_lib.Config, flags: types.SimpleNamespace) -> None:
@@ -64,8 +71,8 @@ def prepare(
   Raises:
     ValueError: the corpus cannot be read, or none of its clips can.
   """
-  source = pipeline.make_source(config.data)
-  _check_captions(source, config.data.limits.text)
+  source = corpus.open_corpus(config.data, out.parent)
+  _check_clips(source, config)
   devices = jax.local_devices()
   devices = devices[: math.gcd(ENCODE_BATCH, len(devices))]
   mesh = sharding.make_mesh(sharding.MeshConfig(), devices)
@@ -97,7 +104,8 @@ def prepare(
       )
     info = {
       'channels': config.autoencoder.channels,
-      'autoencoder': digest(frozen['autoencoder']),
+      'made_of': _made_of(config),
+      **_digests(frozen),
     }
     if features:
       empty = features('')
@@ -106,32 +114,65 @@ def prepare(
     writer.finish(info)
 
 
-def _check_captions(source: Any, limit: int) -> None:
-  """Raises ValueError for one that no row of a batch could hold."""
+def _check_clips(source: Any, config: config_lib.Config) -> None:
+  """Raises ValueError for a clip that no row of a batch could hold."""
+  limits, most = config.data.limits, _longest(config)
   for index in range(len(source)):
     with contextlib.suppress(sources.BrokenVideo):  # told when it is encoded
-      for caption in source.captions(index):
-        try:
-          transforms.byte_ids(caption, limit)
-        except ValueError as error:
-          raise ValueError(
-            f'clip {index}: {error}; raise data.limits.text'
-          ) from error
+      try:
+        for caption in source.captions(index):
+          transforms.byte_ids(caption, limits.text)
+      except ValueError as error:
+        raise ValueError(
+          f'clip {index}: {error}; raise data.limits.text'
+        ) from error
+      needed = math.prod(_token_grid(source.info(index), config, most))
+      if needed > limits.tokens:
+        raise ValueError(
+          f'clip {index} needs {needed} tokens, but data.limits.tokens is '
+          f'{limits.tokens}: raise it to {needed}, or use smaller clips'
+        )
+
+
+def _longest(config: config_lib.Config) -> batch.Size | None:
+  """What clips are cut and scaled to; None for a world, which makes sizes."""
+  if config.data.corpus is pipeline.Corpus.WORLD:
+    return None
+  return batch.parse_size(config.data.sizes[0])
+
+
+def _token_grid(
+  info: batch.Size, config: config_lib.Config, most: batch.Size | None
+) -> tuple[int, int, int]:
+  """Tokens along time, height and width of the longest window of a clip."""
+  target = most or info
+  _, frames = windows(info.frames, target.frames)[0]
+  width, height = native_size(info, target, _side(config))
+  net = config.autoencoder
+  latent = (
+    1 + (frames - 1) // net.time,
+    height // net.space,
+    width // net.space,
+  )
+  return tokens.token_grid(latent, config.model.patch)
+
+
+def _side(config: config_lib.Config) -> int:
+  """Pixels that a token covers."""
+  return config.autoencoder.space * config.model.patch[1]
 
 
 def _clips(source: Any, config: config_lib.Config) -> Iterator[batch.Clip]:
   """Windows of clips, at sizes that the autoencoder and the DiT can take."""
-  side = config.autoencoder.space * config.model.patch[1]
-  of_files = batch.parse_size(config.data.sizes[0])
-  rendered = config.data.corpus is pipeline.Corpus.WORLD
+  most = _longest(config)
   for index in range(len(source)):
     try:
       info = source.info(index)
-      target = info if rendered else of_files
       captions = '\n'.join(source.captions(index))
+      target = most or info
+      width, height = native_size(info, target, _side(config))
       for start, count in windows(info.frames, target.frames):
         frames = source.window(index, start, count)
-        width, height = native_size(frames.shape, target, side)
         frames = transforms.cover(frames, width, height)
         yield batch.Clip(frames, captions, 0.0, f'{index}+{start}')
     except (sources.BrokenVideo, OSError) as error:
@@ -146,26 +187,25 @@ def windows(frames: int, most: int) -> list[tuple[int, int]]:
 
 
 def native_size(
-  shape: tuple[int, ...], target: batch.Size, side: int
+  clip: batch.Size, target: batch.Size, side: int
 ) -> tuple[int, int]:
   """Width and height at a clip's own aspect with about the target's pixels."""
-  _, H, W, _ = shape
-  scale = (target.width * target.height / (W * H)) ** 0.5
+  scale = (target.width * target.height / (clip.width * clip.height)) ** 0.5
   fit = lambda pixels: max(side, round(pixels * scale / side) * side)
-  return fit(W), fit(H)
+  return fit(clip.width), fit(clip.height)
 
 
 def _batches(clips: Iterator[batch.Clip]) -> Iterator[list[batch.Clip]]:
-  """Runs of up to ENCODE_BATCH neighbours of one size."""
-  group: list[batch.Clip] = []
+  """Groups of up to ENCODE_BATCH clips of one size."""
+  waiting: dict[tuple[int, ...], list[batch.Clip]] = {}
   for clip in clips:
-    full = len(group) == ENCODE_BATCH
-    if group and (full or clip.video.shape != group[0].video.shape):
-      yield group
-      group = []
+    group = waiting.setdefault(clip.video.shape, [])
     group.append(clip)
-  if group:
-    yield group
+    if len(group) == ENCODE_BATCH:
+      yield waiting.pop(clip.video.shape)
+    elif sum(map(len, waiting.values())) >= MOST_WAITING:
+      yield waiting.pop(next(iter(waiting)))  # the size that has waited longest
+  yield from waiting.values()
 
 
 def _feature_fn(config: config_lib.Config, params: Params | None) -> Any:
@@ -188,26 +228,47 @@ def _feature_fn(config: config_lib.Config, params: Params | None) -> Any:
   return features
 
 
-def digest(params: Params) -> str:
-  """SHA-256 over parameters, in the order of their names."""
-  total = hashlib.sha256()
-  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-    total.update(jax.tree_util.keystr(path).encode())
-    total.update(np.asarray(leaf, np.float32).tobytes())
-  return total.hexdigest()
+def _digests(frozen: dict[str, Params]) -> dict[str, str]:
+  """SHA-256 of the networks that latents and features come from."""
+  return {
+    name: networks_lib.digest(frozen[name]) if name in frozen else ''
+    for name in ('autoencoder', 'text')
+  }
+
+
+def _made_of(config: config_lib.Config) -> dict[str, Any]:
+  """The fields of a config that say which clips there are."""
+  data = config_lib.to_dict(config.data)
+  names = ('corpus', 'world', 'path', 'split', 'clips', 'sizes')
+  return {name: data[name] for name in names}
 
 
 def check_origin(
-  source: latents.LatentSource, frozen: dict[str, Params]
+  source: latents.LatentSource,
+  frozen: dict[str, Params],
+  config: config_lib.Config,
 ) -> None:
-  """Raises ValueError where another autoencoder made the latents."""
-  ours = digest(frozen['autoencoder'])
-  if source.info['autoencoder'] != ours:
-    raise ValueError(
-      f'{source.directory} was prepared with another autoencoder '
-      f'({source.info["autoencoder"][:12]}, this is {ours[:12]}); remove it '
-      'to prepare it again'
-    )
+  """Raises ValueError where other networks, or clips, made the latents.
+
+  Latents that `data.latents` names may be of any clips.
+  """
+  for name, ours in _digests(frozen).items():
+    theirs = source.info[name]
+    if theirs != ours:
+      raise ValueError(
+        f'{source.directory} was prepared with another {name} '
+        f'({theirs[:12] or "none"}, {name}_from is {ours[:12] or "none"}); '
+        'remove it to prepare it again'
+      )
+  if config.data.latents:
+    return
+  made_of = source.info['made_of']
+  for name, ours in _made_of(config).items():
+    if made_of[name] != ours:
+      raise ValueError(
+        f'{source.directory} was prepared from data.{name}={made_of[name]!r}, '
+        f'and this run has {ours!r}; remove it to prepare it again'
+      )
 
 
 def latent_statistics(

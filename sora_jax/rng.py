@@ -14,6 +14,9 @@ from jaxtyping import Array, Float, Int, Key
 
 from sora_jax import flow
 
+# The same numbers whatever the sharding, and made where they lie.
+jax.config.update('jax_threefry_partitionable', True)
+
 Index = int | Int[Array, '']
 
 

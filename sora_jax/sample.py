@@ -10,13 +10,12 @@ from etils import epath
 
 from sora_jax import (
   batch,
+  config as config_lib,
   generate,
+  networks as networks_lib,
   sharding,
 )
-from sora_jax import config as config_lib
-from sora_jax import networks as networks_lib
 from sora_jax.data import encoders, video
-from sora_jax.weights import directory
 
 
 def main(
@@ -29,20 +28,26 @@ def main(
   settings = override(generate.settings_of(networks.config.sample), flags)
   requests = read_requests(flags)
   out = epath.Path(flags.out)
-  if out.suffix and len(requests) > 1:
-    raise ValueError(
-      f'--out={flags.out} is one file, and there are {len(requests)} '
-      'prompts; give a directory'
-    )
-  if out.suffix:
+  if out.suffix and not out.is_dir():
+    _check_one_file(out, len(requests), flags.format)
     paths = [out]
   else:
     paths = [
       out / f'{name_of(i, r)}.{flags.format or "mp4"}'
       for i, r in enumerate(requests)
     ]
-  run_card = card(networks, settings, flags.model or networks_lib.SHIPPED)
+  run_card = card(networks, settings)
   write_all(networks, settings, requests, paths, run_card)
+
+
+def _check_one_file(out: epath.Path, count: int, format_: str | None) -> None:
+  if count > 1:
+    raise ValueError(
+      f'--out={out} is one file, and there are {count} prompts; give a '
+      'directory'
+    )
+  if format_ and out.suffix.lower() != f'.{format_}':
+    raise ValueError(f'--out={out} is no {format_}; leave out --format')
 
 
 def override(
@@ -75,16 +80,14 @@ def name_of(index: int, request: generate.Request) -> str:
 
 
 def card(
-  networks: networks_lib.Networks,
-  settings: generate.Settings,
-  model: epath.PathLike,
+  networks: networks_lib.Networks, settings: generate.Settings
 ) -> dict[str, Any]:
   """What the bits of a clip depend on, besides its prompt and seed."""
   fields = settings._asdict() | {'size': str(settings.size)}
-  weights = directory.digest(model) if directory.is_model(model) else str(model)
   return fields | {
     'fps': networks.config.sample.fps,
-    'weights_sha256': weights,
+    'weights_sha256': networks_lib.digest(networks.params),
+    'config_sha256': networks_lib.config_digest(networks),
     'jax': jax.__version__,
     'device': jax.devices()[0].device_kind,
   }
@@ -158,14 +161,26 @@ def _read_manifest(path: epath.Path) -> dict[str, dict[str, Any]]:
   """Lines of a manifest by their files."""
   if not path.exists():
     return {}
-  rows = map(json.loads, path.read_text().splitlines())
-  return {row['file']: row for row in rows}
+  try:
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return {row['file']: row for row in rows}
+  except (ValueError, KeyError, TypeError) as error:
+    raise ValueError(
+      f'{path} is damaged ({error}); remove it to make its clips again'
+    ) from error
 
 
 def _write_manifest(path: epath.Path, known: dict[str, dict[str, Any]]) -> None:
   partial = path.with_name(path.name + '.part')
   partial.write_text(''.join(json.dumps(r) + '\n' for r in known.values()))
   partial.replace(path)
+
+
+def check_config(config: config_lib.Config) -> None:
+  """Raises ValueError for what `sample_while_training` could not make."""
+  generate.check(config, generate.settings_of(config.sample))
+  for prompt in config.sample.prompts:
+    generate.prompt_ids(prompt, config.sample.text_slots)
 
 
 def sample_while_training(

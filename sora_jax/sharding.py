@@ -5,11 +5,10 @@ one program serves a laptop and a pod:
 
   * data: rows of the batch; the only axis that crosses slices of a TPU pod;
   * fsdp: rows of the batch too, and a share of every parameter;
-  * context: tokens of a row;
+  * context: tokens of a row, which no network shares out yet;
   * tensor: attention heads and hidden features.
 
-Models name the axes of their parameters; `RULES` maps names to mesh axes, and
-nothing else in the package knows of the mesh, but for `models/attention.py`.
+Models name the axes of their parameters; `RULES` maps names to mesh axes.
 """
 
 import contextlib
@@ -23,8 +22,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 from jax.experimental import mesh_utils, multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 
 AXES = ('data', 'fsdp', 'context', 'tensor')
 ROWS = ('data', 'fsdp')  # the axes that share out the rows of a batch
@@ -51,12 +49,6 @@ class MeshConfig:
   context: int = 1
   tensor: int = 1
 
-  def __post_init__(self):
-    for name in AXES:
-      size = getattr(self, name)
-      if size < 1 and not (name == 'data' and size == -1):
-        raise ValueError(f'mesh: {name}={size} must be at least 1')
-
 
 def use_cores(rows: int = 0) -> None:
   """Makes each core of a CPU a device, where nothing else has been asked for.
@@ -70,7 +62,10 @@ def use_cores(rows: int = 0) -> None:
   """
   if 'JAX_NUM_CPU_DEVICES' in os.environ:
     return
-  cores = 2 ** int(math.log2(len(os.sched_getaffinity(0))))
+  # Only Linux tells which cores a process may use.
+  affinity = getattr(os, 'sched_getaffinity', None)
+  usable = len(affinity(0)) if affinity else os.cpu_count() or 1
+  cores = 2 ** int(math.log2(usable))
   with contextlib.suppress(RuntimeError):
     jax.config.update('jax_num_cpu_devices', math.gcd(cores, rows))
 
@@ -104,9 +99,14 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
   """Arranges devices (by default all) in the mesh that the config asks for.
 
   Raises:
-    ValueError: the sizes do not multiply to the number of devices, or `data`
+    ValueError: a size below 1, sizes that do not multiply to the number of
+      devices, or `data`
       does not cover the slices of a TPU pod.
   """
+  for name in AXES:
+    size = getattr(config, name)
+    if size < 1 and not (name == 'data' and size == -1):
+      raise ValueError(f'mesh: {name}={size} must be at least 1')
   devices = jax.devices() if devices is None else list(devices)
   rest = config.fsdp * config.context * config.tensor
   data = len(devices) // rest if config.data == -1 else config.data

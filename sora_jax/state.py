@@ -53,7 +53,8 @@ def initialise(
     frozen=frozen,
     ema=jax.tree.map(jnp.copy, trainable),
     opt=transform.init(trainable),
-    counters=optimizer.init_counters(),
+    counters=optimizer.init_counters()
+    | {'broken': jnp.zeros((), jnp.int32)},  # clips left out so far
   )
   if judge is not None:
     params = discriminator.init(key_judge)

@@ -1,7 +1,7 @@
-"""The trainer: `launch.py train` for the autoencoder and for the DiT.
+"""The trainer: `launch.py train`, for every network.
 
-The two differ in a `Problem`: how parameters start, what the loss is and
-which batches there are. The rest is one jitted step and one loop. A run goes
+Stages differ in a `Problem`: how parameters start, what the loss is and which
+batches there are. The rest is one jitted step and one loop. A run goes
 on by itself from its last good checkpoint, and then repeats bit for bit what
 the uninterrupted run would have done: a step is a function of the state, and
 a batch of the step's number.
@@ -9,56 +9,38 @@ a batch of the step's number.
 
 import types
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from absl import logging
 from etils import epath
-from jaxtyping import Array, Key
+from jaxtyping import Array
 
 from sora_jax import (
   checkpoint,
+  config as config_lib,
+  flow,
+  networks as networks_lib,
   objectives,
   optimizer,
   prepare,
+  problems,
   sample,
   sharding,
+  state as state_lib,
   writers,
 )
-from sora_jax import (
-  config as config_lib,
-)
-from sora_jax import (
-  networks as networks_lib,
-)
-from sora_jax import (
-  state as state_lib,
-)
-from sora_jax.data import latents, pipeline
-from sora_jax.models import autoencoder, dit, text
+from sora_jax.data import pipeline
 from sora_jax.weights import directory
 
+Problem = problems.Problem
 State = state_lib.State
 Params = Any
 
 # Batches over which the statistics of latents are measured.
 STATISTICS_BATCHES = 64
-
-Loss = Callable[[State, Params, Any], tuple[Array, Array, dict[str, Array]]]
-
-
-class Problem(NamedTuple):
-  """What one of the two stages trains."""
-
-  init: Callable[[Key[Array, '']], Params]  # boxed trainable parameters
-  start: Params  # weights that replace what `init` draws, by network
-  frozen: Params
-  loss: Loss  # (state, trainable, batch) -> loss sum, count, sums
-  judge_loss: Loss | None  # the same of the discriminator's parameters
-  make_batch: Callable[[int], Any]  # step -> this host's rows of its batch
 
 
 def main(config: config_lib.Config, flags: types.SimpleNamespace) -> None:
@@ -81,11 +63,7 @@ def train(config: config_lib.Config, workdir: epath.Path) -> State:
   mesh = sharding.make_mesh(config.mesh)
   with sharding.use(mesh):
     rows = sharding.process_rows(config.data.limits.rows, mesh)
-    make_problem = {
-      config_lib.Stage.AUTOENCODER: autoencoder_problem,
-      config_lib.Stage.DIFFUSION: diffusion_problem,
-    }[config.stage]
-    problem = make_problem(config, workdir, rows)
+    problem = problems.PROBLEMS[config.stage](config, workdir, rows)
     store = checkpoint.CheckpointStore(
       workdir / 'checkpoints', keep=config.run.keep
     )
@@ -108,8 +86,16 @@ def check(config: config_lib.Config) -> None:
   for name in ('accumulate', 'log_every', 'save_every', 'keep'):
     if getattr(run, name) < 1:
       raise ValueError(f'run.{name}={getattr(run, name)} must be 1 or more')
-  if config.optim.max_bad_steps < 1:
-    raise ValueError(f'{config.optim.max_bad_steps=} must be 1 or more')
+  if config.seed < 0:
+    raise ValueError(f'seed={config.seed} must be 0 or more')
+  if config.mesh.context > 1:
+    raise ValueError(
+      f'mesh.context={config.mesh.context}: tokens are not shared out yet; '
+      'take fsdp or tensor'
+    )
+  optimizer.check(config.optim)
+  pipeline.check(config.data)
+  flow.check(config.denoising.level)
   if rows % run.accumulate:
     raise ValueError(
       f'data.limits.rows={rows} must be a multiple of '
@@ -130,6 +116,7 @@ def export(
   An autoencoder's latent statistics are measured now, on its own batches.
   """
   params = sharding.to_host(state['ema'] | state['frozen'])
+  params.pop('contrast', None)  # towers only teach
   if config.stage is config_lib.Stage.AUTOENCODER:
     batches = (problem.make_batch(i) for i in range(STATISTICS_BATCHES))
     mean, std = prepare.latent_statistics(
@@ -143,123 +130,6 @@ def export(
     )
 
 
-# --------------------------------------------------------------- the stages
-
-
-def autoencoder_problem(
-  config: config_lib.Config, workdir: epath.PathLike, rows: np.ndarray
-) -> Problem:
-  """Stage 1: pixels to latents and back, from crops of the corpus."""
-  del workdir
-  model, weights = config.autoencoder, config.reconstruction
-  autoencoder.check(model)
-  source = pipeline.make_source(config.data)
-  batches = pipeline.FrameBatches(source, config.data, config.seed, rows)
-  for crop in batches.crops:
-    autoencoder.check_size(model, crop.frames, crop.height, crop.width)
-  root = jax.random.key(config.seed)
-  adversarial = weights.adversarial > 0
-
-  def loss(state, trainable, frames):
-    return objectives.reconstruction(
-      trainable,
-      frames,
-      root,
-      model=model,
-      config=weights,
-      judge=state['judge']['params'] if adversarial else None,
-      step=state['step'],
-    )
-
-  def judge_loss(state, judge, frames):
-    return objectives.discrimination(
-      judge, state['trainable'], frames, model=model
-    )
-
-  # Every host looks at the same rows.
-  first = pipeline.FrameBatches(
-    source, config.data, config.seed, np.arange(min(8, config.data.limits.rows))
-  )
-  colour = objectives.to_pixels(jnp.asarray(first(0).video)).mean(
-    axis=(0, 1, 2, 3)
-  )
-  names = ('autoencoder',)
-  make = networks_lib.make_init(config, names)
-
-  def init(key):
-    made = make(key)
-    autoencoder.start_at(model, made['autoencoder'], colour)
-    return made
-
-  return Problem(
-    init=init,
-    start=networks_lib.read_start(config, names),
-    frozen={},
-    loss=loss,
-    judge_loss=judge_loss if adversarial else None,
-    make_batch=batches,
-  )
-
-
-def diffusion_problem(
-  config: config_lib.Config, workdir: epath.PathLike, rows: np.ndarray
-) -> Problem:
-  """Stage 2: latents of the frozen autoencoder, from their captions.
-
-  Prepares the latents first where there are none yet.
-  """
-  frozen = networks_lib.read_frozen(config)
-  _check_fit(config)
-  names = ('dit',) if 'text' in frozen else ('dit', 'text')
-  start = networks_lib.read_start(config, names)
-  prepared = epath.Path(config.data.latents or epath.Path(workdir) / 'latents')
-  if not prepared.exists():
-    prepare.prepare_once(config, frozen, prepared)
-  source = latents.LatentSource(prepared)
-  prepare.check_origin(source, frozen)
-  batches = pipeline.PackBatches(
-    source, config.data, config.model.patch, config.seed, rows
-  )
-  root = jax.random.key(config.seed)
-
-  def loss(state, trainable, pack):
-    del state
-    return objectives.denoising(
-      trainable,
-      pack,
-      root,
-      model=config.model,
-      encoder=config.text,
-      config=config.denoising,
-    )
-
-  return Problem(
-    init=networks_lib.make_init(config, names),
-    start=start,
-    frozen=frozen,
-    loss=loss,
-    judge_loss=None,
-    make_batch=batches,
-  )
-
-
-def _check_fit(config: config_lib.Config) -> None:
-  """Raises ValueError where the networks do not fit one another."""
-  dit.check(config.model)
-  text.check(config.text)
-  latent, features = config.autoencoder.channels, config.text.width
-  if config.model.channels != latent:
-    raise ValueError(
-      f'{config.model.channels=} must be the {latent} channels of the '
-      'autoencoder'
-    )
-  if config.model.text_width != features:
-    raise ValueError(
-      f'{config.model.text_width=} must be the {features} features of the '
-      'text encoder'
-    )
-
-
 # ----------------------------------------------------------------- the step
 
 
@@ -267,7 +137,6 @@ def make_step(
   config: config_lib.Config,
   problem: Problem,
   transform: optax.GradientTransformation,
-  judge: optax.GradientTransformation,
 ) -> Callable[[State, Any], tuple[State, dict[str, Array]]]:
   """One update from one batch, as a pure function; metrics are sums."""
 
@@ -278,35 +147,41 @@ def make_step(
       batch,
       config.run.accumulate,
     )
-    loss = sums['loss'] / jnp.maximum(sums['count'], 1)
+    # NaN where no clip could be read, so that such a step counts as bad.
+    loss = sums['loss'] / sums['count']
     following, norm = optimizer.guarded_update(
       transform, state, grads, loss, config.optim.ema_decay
     )
+    following['counters']['broken'] += sums['broken'].astype(jnp.int32)
     sums |= dict(grad_norm=norm, **following['counters'])
     if problem.judge_loss is not None:
       following['judge'], sums['judge'] = _judge_step(
-        problem.judge_loss, state, batch
+        lambda params, part: problem.judge_loss(state, params, part),
+        transform,
+        state['judge'],
+        batch,
+        config.run.accumulate,
       )
     return following, sums
 
-  def _judge_step(judge_loss, state, batch):
-    params, opt = state['judge']['params'], state['judge']['opt']
-    grads, sums = _gradients(
-      lambda params, part: judge_loss(state, params, part),
-      params,
-      batch,
-      config.run.accumulate,
-    )
-    updates, opt = judge.update(grads, opt, params)
-    moved = dict(params=optax.apply_updates(params, updates), opt=opt)
-    # As the networks, it stays as it is where numbers are not finite.
-    good = jnp.isfinite(optax.tree.norm(grads))
-    kept = jax.tree.map(
-      lambda new, old: jnp.where(good, new, old), moved, state['judge']
-    )
-    return kept, sums['loss'] / jnp.maximum(sums['count'], 1)
-
   return step
+
+
+def _judge_step(
+  loss_fn: Callable,
+  transform: optax.GradientTransformation,
+  judge: dict[str, Any],
+  batch: Any,
+  micro_steps: int,
+) -> tuple[dict[str, Any], Array]:
+  """One update of the discriminator, and its loss."""
+  grads, sums = _gradients(loss_fn, judge['params'], batch, micro_steps)
+  updates, opt = transform.update(grads, judge['opt'], judge['params'])
+  moved = dict(params=optax.apply_updates(judge['params'], updates), opt=opt)
+  # As the networks, it stays as it is where numbers are not finite.
+  good = jnp.isfinite(optax.tree.norm(grads))
+  kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), moved, judge)
+  return kept, sums['loss'] / jnp.maximum(sums['count'], 1)
 
 
 def _gradients(
@@ -366,10 +241,9 @@ def _start(
       transform,
       key,
       frozen=frozen,
-      judge=transform_judge if has_judge else None,
+      judge=transform if has_judge else None,
     )
 
-  transform_judge = optimizer.make_optimizer(config.optim, config.run.steps)
   key = jax.random.key(config.seed)
   shape = jax.eval_shape(create, key, problem.frozen)
   where = state_lib.shardings(problem.init, shape, mesh)
@@ -386,7 +260,7 @@ def _start(
     logging.info('going on from step %d', restored.step)
     state = restored.state
   step_fn = jax.jit(
-    make_step(config, problem, transform, transform_judge),
+    make_step(config, problem, transform),
     donate_argnums=0,
     in_shardings=(where, sharding.batch_sharding(mesh)),
     out_shardings=(where, sharding.replicated(mesh)),
@@ -453,9 +327,10 @@ def _report(
   if in_row >= config.optim.max_bad_steps:
     raise FloatingPointError(
       f'step {step}: {in_row} steps in a row had a loss or a gradient that '
-      f'is not finite (optim.max_bad_steps={config.optim.max_bad_steps}); '
-      'lower optim.learning_rate, or look at the data of these steps'
+      'is not finite, or no clip that could be read '
+      f'(optim.max_bad_steps={config.optim.max_bad_steps}); lower '
+      'optim.learning_rate, or look at the data of these steps'
     )
-  throughput.add(int(totals['clips']), int(totals['count']))
+  throughput.add(int(totals['clips']), int(totals['tokens']))
   if writer.due(step):
     writer.write(step, objectives.means(totals), throughput.report())

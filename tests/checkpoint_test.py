@@ -232,12 +232,12 @@ def test_an_older_step_can_be_asked_for_and_the_newer_step_aside(tmp_path):
     assert store.steps() == [1, 2]
 
 
-def test_the_newest_steps_and_every_so_many_are_kept(tmp_path):
-  save_steps(tmp_path, *range(2, 15, 2), keep=2, keep_every=4)
+def test_the_newest_steps_are_kept(tmp_path):
+  save_steps(tmp_path, *range(2, 15, 2), keep=2)
   with checkpoint.CheckpointStore(tmp_path) as store:
-    assert store.steps() == [4, 8, 12, 14]
+    assert store.steps() == [12, 14]
   names = {p.name.split('.')[0] for p in tmp_path.iterdir()}
-  assert names == {'4', '8', '12', '14'}
+  assert names == {'12', '14'}
 
 
 def test_saving_the_same_step_twice_keeps_the_first(tmp_path):
@@ -271,8 +271,6 @@ def test_another_shape_or_name_is_refused_and_nothing_is_moved(tmp_path):
 def test_a_limit_that_makes_no_sense_is_refused(tmp_path):
   with pytest.raises(ValueError, match='keep=0'):
     checkpoint.CheckpointStore(tmp_path, keep=0)
-  with pytest.raises(ValueError, match='keep_every=-1'):
-    checkpoint.CheckpointStore(tmp_path, keep_every=-1)
 
 
 def test_a_full_disk_is_one_line_and_harms_no_earlier_step(tmp_path):

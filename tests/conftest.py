@@ -11,7 +11,6 @@ from jax.experimental.compilation_cache import compilation_cache
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_debug_key_reuse', True)
-jax.config.update('jax_threefry_partitionable', True)
 
 
 @pytest.fixture(scope='module')

@@ -10,6 +10,7 @@ from etils import epath
 
 from sora_jax import (
   batch,
+  config as config_lib,
   experiment,
   generate,
   networks,
@@ -17,7 +18,7 @@ from sora_jax import (
   sharding,
   train,
 )
-from sora_jax import config as config_lib
+from sora_jax.models import contrast
 
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = sorted((ROOT / 'experiments').glob('*.py'))
@@ -68,6 +69,16 @@ def abstract_loss(config):
     loss = lambda params, data: objectives.reconstruction(
       params, data, key, model=config.autoencoder, config=config.reconstruction
     )
+  elif config.stage is config_lib.Stage.TEXT:
+    params = {'text': networks.abstract(config, 'text')}
+    data = abstract_pack(config)
+    values = data.tokens.shape[-1]
+    params['contrast'] = jax.eval_shape(
+      lambda key: contrast.init(key, values, config.text.width), key
+    )
+    loss = lambda params, data: objectives.contrast(
+      params, data, encoder=config.text
+    )
   else:
     params = {n: networks.abstract(config, n) for n in ('dit', 'text')}
     data = abstract_pack(config)
@@ -99,9 +110,10 @@ def abstract_loss(config):
 def test_an_experiment_can_be_built(spec):
   config = experiment.load(spec)
   train.check(config)
-  if config.stage is config_lib.Stage.DIFFUSION and config.autoencoder_from:
+  latent = config.stage is not config_lib.Stage.AUTOENCODER
+  if latent and config.autoencoder_from:
     networks.read_frozen(config)
-  if config.stage is config_lib.Stage.DIFFUSION:
+  if latent:
     assert config.model.channels == config.autoencoder.channels or (
       not config.autoencoder_from
     )
@@ -120,15 +132,22 @@ def test_the_smallest_experiments_train_and_what_they_leave_samples(
   monkeypatch.setattr(train, 'STATISTICS_BATCHES', 2)
   smoke = str(ROOT / 'experiments' / 'smoke.py')
   place = epath.Path(tmp_path)
-  for variant in ('autoencoder', 'diffusion'):
+  for variant in ('autoencoder', 'text', 'diffusion'):
     config = experiment.load(f'{smoke}:{variant}')
     config.run.steps, config.optim.warmup_steps = 2, 1
     config.run.sample_every, config.data.clips = 0, 8
-    if variant == 'diffusion':
+    if variant != 'autoencoder':
       config.autoencoder_from = str(place / 'autoencoder' / 'model')
+    if variant == 'diffusion':
+      config.init_from = str(place / 'text' / 'model')
+      config.data.latents = str(place / 'text' / 'latents')
     state = train.train(config, place / variant)
     assert int(state['step']) == 2
     assert int(state['counters']['skipped']) == 0
+  alone = networks.read(place / 'text' / 'model')
+  assert list(alone.params) == ['text']
+  of_run = networks.read(place / 'text').params
+  jax.tree.map(np.testing.assert_array_equal, of_run, alone.params)
   model = networks.read(place / 'diffusion' / 'model')
   settings = generate.settings_of(model.config.sample)._replace(steps=1)
   (clip,) = generate.sample(model, [generate.Request('a', 0)], settings)

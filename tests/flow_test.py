@@ -136,4 +136,4 @@ def test_levels_are_logit_normal_with_the_shift_in_the_mean():
 def test_a_law_that_cannot_be_names_its_value(wrong):
   ((name, value),) = wrong.items()
   with pytest.raises(ValueError, match=f'{name}={value}'):
-    flow.LevelLaw(**wrong)
+    flow.check(flow.LevelLaw(**wrong))

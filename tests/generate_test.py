@@ -171,10 +171,11 @@ def test_a_latent_has_the_size_that_its_tokens_fill(networks):
   ('change', 'message'),
   [
     ({'size': batch.Size(40, 32, 5)}, '40x32 pixels: .* multiples of 16'),
+    ({'size': batch.Size(32, 32, 8197)}, '2050, .* each must be 1024 or'),
     ({'size': batch.Size(33, 32, 5)}, '33x32 pixels: .* multiples of 8'),
     ({'size': batch.Size(32, 32, 6)}, r'6 frames are not 1 \+ 4 k: use 5'),
     ({'sampler': 'huen'}, "'huen' is unknown; choose from euler, heun"),
-    ({'steps': 0}, 'num_steps=0 must be at least 1'),
+    ({'steps': 0}, 'steps=0 must be 1 or more'),
     ({'micro_batch': 0}, 'micro_batch=0 must be 1'),
   ],
 )
@@ -191,6 +192,7 @@ def test_what_cannot_be_sampled_is_refused_before_it_compiles(
   ('request_', 'message'),
   [
     (generate.Request('x' * 40, 0), 'caption of 40 bytes does not fit 32'),
+    (generate.Request(' ', 0), 'a prompt is empty'),
     (generate.Request('a', -1), 'seed -1 must be from 0'),
     (generate.Request('a', 2**32), 'seed 4294967296 must be from 0'),
   ],
@@ -204,4 +206,4 @@ def test_requests_that_cannot_be_are_refused(networks, request_, message):
 def test_a_model_without_a_part_is_refused(networks):
   without = networks._replace(params={'dit': networks.params['dit']})
   with pytest.raises(ValueError, match='has no autoencoder and no text'):
-    generate.check(without, SETTINGS)
+    generate.make_generator(without, SETTINGS, mesh_of(1))

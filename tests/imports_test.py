@@ -15,8 +15,8 @@ LEVELS = (
   'batch rng flow samplers guidance tokens canvas sharding'.split(),
   'models weights data'.split(),
   'objectives optimizer state checksums checkpoint writers metrics'.split(),
-  ['experiment', 'config', 'networks'],
-  'generate prepare sample train evaluate demo'.split(),
+  'experiment config corpus networks'.split(),
+  'generate prepare sample problems train evaluate demo'.split(),
   ['cli'],
 )
 APART = {'models': {'data'}, 'weights': {'data'}, 'data': {'models', 'weights'}}

@@ -85,7 +85,7 @@ def test_one_flipped_byte_is_found_in_its_record(place):
   data[middle] ^= 1
   path.write_bytes(data)
   source = latents.LatentSource(place)
-  with pytest.raises(ValueError, match='record 2 is damaged'):
+  with pytest.raises(latents.BrokenRecord, match='record 2 is damaged'):
     source[2]
   assert_equal(source[1], record(1))  # the others are still good
 

@@ -24,7 +24,7 @@ def test_rows_say_what_each_clip_is_in_the_order_of_names(tmp_path):
   add_clip(tmp_path / 'b', '2.mp4', 'A red ball.\n\n  Rolling,  left. \n')
   add_clip(tmp_path, 'c.png', 'A still.', frames=1)
   add_clip(tmp_path / 'b', '1.mp4', frames=9, fps=24.0)
-  report = manifest.build(tmp_path)
+  report = manifest.build(tmp_path, tmp_path)
   assert [r.id for r in report.rows] == ['b/1.mp4', 'b/2.mp4', 'c.png']
   assert [r.frames for r in report.rows] == [9, 5, 1]
   assert [r.fps for r in report.rows] == [24.0, 12.5, video.IMAGE_FPS]
@@ -45,7 +45,7 @@ def test_captions_may_stand_in_one_file(tmp_path):
   ]
   text = '\n'.join(map(json.dumps, lines))
   (tmp_path / 'captions.jsonl').write_text(text)
-  report = manifest.build(tmp_path)
+  report = manifest.build(tmp_path, tmp_path)
   assert [r.captions for r in report.rows] == [['One.'], ['Two.', 'Or three.']]
   assert [q.id for q in report.quarantined] == ['gone.mp4']
 
@@ -56,7 +56,7 @@ def test_a_malformed_line_of_captions_is_named(tmp_path):
     good = '{"file": "a.mp4", "caption": "One."}'
     (tmp_path / 'captions.jsonl').write_text(f'{good}\n{line}\n')
     with pytest.raises(ValueError, match='line 2'):
-      manifest.build(tmp_path)
+      manifest.build(tmp_path, tmp_path)
 
 
 def test_what_cannot_be_used_is_listed_and_counted(tmp_path):
@@ -77,7 +77,7 @@ def test_what_cannot_be_used_is_listed_and_counted(tmp_path):
   (tmp_path / '.cache').mkdir()
   (tmp_path / '.cache' / 'x.mp4').write_bytes(b'')
 
-  report = manifest.build(tmp_path)
+  report = manifest.build(tmp_path, tmp_path)
   assert [r.id for r in report.rows] == ['good.mp4']
   reasons = {q.id: q.reason for q in report.quarantined}
   assert sorted(reasons) == [
@@ -113,7 +113,7 @@ def test_an_unusable_folder_is_one_line(tmp_path, monkeypatch):
   add_clip(tmp_path / 'mute', 'a.mp4', caption=None)
   for name in ('missing', 'file', 'none', 'mute'):
     with pytest.raises(ValueError, match=str(tmp_path / name)) as caught:
-      manifest.build(tmp_path / name)
+      manifest.build(tmp_path / name, tmp_path / 'lists')
     assert '\n' not in str(caught.value)
   assert 'it has no caption: 1' in str(caught.value)
 
@@ -122,7 +122,7 @@ def test_an_unusable_folder_is_one_line(tmp_path, monkeypatch):
 
   monkeypatch.setattr(type(epath.Path(tmp_path)), 'iterdir', refuse)
   with pytest.raises(ValueError, match='Permission denied'):
-    manifest.build(tmp_path / 'mute')
+    manifest.build(tmp_path / 'mute', tmp_path / 'lists')
 
 
 def test_an_unreadable_subfolder_or_file_is_quarantined(tmp_path, monkeypatch):
@@ -144,7 +144,7 @@ def test_an_unreadable_subfolder_or_file_is_quarantined(tmp_path, monkeypatch):
 
   monkeypatch.setattr(kind, 'iterdir', refuse_sub)
   monkeypatch.setattr(kind, 'open', refuse_shut)
-  report = manifest.build(tmp_path)
+  report = manifest.build(tmp_path, tmp_path)
   assert [r.id for r in report.rows] == ['a.mp4']
   assert [q.id for q in report.quarantined] == ['shut.mp4', 'sub/']
   assert all('Permission denied' in q.reason for q in report.quarantined)
@@ -153,7 +153,7 @@ def test_an_unreadable_subfolder_or_file_is_quarantined(tmp_path, monkeypatch):
 def test_only_changed_files_are_decoded_again(tmp_path, monkeypatch):
   for name in ('a.mp4', 'b.mp4', 'c.mp4'):
     add_clip(tmp_path, name)
-  before = manifest.build(tmp_path)
+  before = manifest.build(tmp_path, tmp_path)
   add_clip(tmp_path, 'b.mp4', frames=13)
   (tmp_path / 'c.txt').write_text('Another caption.')
   decoded, read_info = [], video.read_info
@@ -163,7 +163,7 @@ def test_only_changed_files_are_decoded_again(tmp_path, monkeypatch):
     return read_info(path)
 
   monkeypatch.setattr(video, 'read_info', watched)
-  after = manifest.build(tmp_path)
+  after = manifest.build(tmp_path, tmp_path)
   assert decoded == ['b.mp4']
   assert after.rows[0] == before.rows[0]
   assert after.rows[1].frames == 13
@@ -200,7 +200,7 @@ def test_a_manifest_may_lie_elsewhere(tmp_path, monkeypatch):
 def test_a_spoilt_line_is_named(tmp_path, spoil):
   for name in ('a.mp4', 'b.mp4'):
     add_clip(tmp_path, name)
-  path = manifest.build(tmp_path).manifest
+  path = manifest.build(tmp_path, tmp_path).manifest
   lines = path.read_text().splitlines()
   path.write_text(f'{lines[0]}\n{spoil(json.loads(lines[1]))}\n')
   with pytest.raises(ValueError, match=f'{path}, line 2: ') as caught:
@@ -221,6 +221,6 @@ def test_images_of_every_type_are_found(tmp_path):
     folder.mkdir()
     Image.new('RGB', (9, 7)).save(folder / f'x{suffix.upper()}')
     (folder / 'x.txt').write_text('Black.')
-  rows = manifest.build(tmp_path).rows
+  rows = manifest.build(tmp_path, tmp_path).rows
   assert len(rows) == len(video.IMAGE_TYPES)
   assert {(r.width, r.height, r.frames) for r in rows} == {(9, 7, 1)}

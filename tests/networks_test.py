@@ -1,5 +1,6 @@
 """Networks from where they are kept: a model directory, or a run."""
 
+import hashlib
 import json
 
 import jax
@@ -9,9 +10,14 @@ import tiny
 from etils import epath
 
 from experiments import smoke
-from sora_jax import checkpoint, networks, optimizer, sharding
-from sora_jax import config as config_lib
-from sora_jax import state as state_lib
+from sora_jax import (
+  checkpoint,
+  config as config_lib,
+  networks,
+  optimizer,
+  sharding,
+  state as state_lib,
+)
 
 pytestmark = pytest.mark.usefixtures('cached_compilation')
 
@@ -98,3 +104,15 @@ def test_damaged_weights_are_named(tmp_path):
   file.write_bytes(file.read_bytes()[:-100])
   with pytest.raises(ValueError, match='text_encoder/model.safetensors: '):
     networks.read(tmp_path / 'model')
+
+
+def test_a_digest_is_of_names_and_numbers():
+  tree = {'a': np.ones(2, np.float32), 'b': {'c': np.zeros(1, np.float32)}}
+  total = hashlib.sha256()
+  for name, leaf in (("['a']", tree['a']), ("['b']['c']", tree['b']['c'])):
+    total.update(name.encode() + leaf.tobytes())
+  assert networks.digest(tree) == total.hexdigest()
+  assert networks.digest(tree) != networks.digest({
+    'a': tree['a'],
+    'd': tree['b'],
+  })

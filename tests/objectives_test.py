@@ -8,7 +8,7 @@ import pytest
 
 from sora_jax import batch, flow, objectives, rng, sharding
 from sora_jax.data import latents, pipeline, plan
-from sora_jax.models import autoencoder, discriminator, dit, text
+from sora_jax.models import autoencoder, contrast, discriminator, dit, text
 
 PATCH = (1, 2, 2)
 SIZES = [(2, 2, 4), (1, 4, 4)]
@@ -82,6 +82,8 @@ def denoising(trainable, pack, prediction=flow.Prediction.X0):
 def loss_and_gradient(trainable, pack):
   def loss(trainable):
     total, count, metrics = denoising(trainable, pack)
+    # Of the pack's layout, and nothing to do with what lies in it.
+    metrics = {k: v for k, v in metrics.items() if 'slots' not in k}
     return total, (count, metrics)
 
   return jax.value_and_grad(loss, has_aux=True)(trainable)
@@ -209,6 +211,66 @@ def test_cached_features_are_taken_as_they_are():
   assert objectives.text_features(ENCODER, None, cached) is features
 
 
+# ----------------------------------------------------------------- contrast
+
+
+@pytest.mark.parametrize(
+  ('scores', 'loss', 'right'),
+  [
+    (np.zeros((4, 4)), 3 * np.log(3), 1),  # of the first that are alike
+    (50 * np.eye(4), 0, 3),
+    (50 * np.eye(4)[[1, 0, 2, 3]], 2 * 50, 1),
+  ],
+)
+def test_a_caption_is_told_from_those_of_the_clips_that_are_there(
+  monkeypatch, scores, loss, right
+):
+  one = pack(2, 2)
+  draw = jnp.array([[0, 1], [5, batch.BROKEN]])
+  monkeypatch.setattr(
+    objectives.contrast_lib, 'scores', lambda *unused: jnp.asarray(scores)
+  )
+  monkeypatch.setattr(objectives, 'text_features', lambda *unused: None)
+  total, count, metrics = objectives.contrast(
+    dict.fromkeys(('text', 'contrast')),
+    one._replace(draw=draw),
+    encoder=ENCODER,
+  )
+  assert total == pytest.approx(loss, abs=1e-5)
+  assert (count, metrics['clips'], metrics['broken']) == (3, 3, 1)
+  assert metrics['right'] == right
+
+
+def test_contrast_teaches_captions_apart_packed_or_alone():
+  encoder = text.TextConfig(width=16, depth=1, heads=2, head_dim=8, mlp=16)
+  init = lambda key: {
+    'text': text.init(encoder, key),
+    'contrast': contrast.init(key, 8, 16),
+  }
+  params = sharding.unbox(init(jax.random.key(1)))
+  loss = lambda params, pack: objectives.contrast(
+    params, pack, encoder=encoder
+  )[0]
+  packed, alone = pack(1, 2), pack(2, 1)
+  assert loss(params, packed) == pytest.approx(
+    float(loss(params, alone)), abs=1e-5
+  )
+  optimizer = optax.adam(1e-3)
+  state = optimizer.init(params)
+
+  @jax.jit
+  def step(params, state):
+    value, grads = jax.value_and_grad(loss)(params, packed)
+    updates, state = optimizer.update(grads, state)
+    return optax.apply_updates(params, updates), state, value
+
+  losses = []
+  for _ in range(30):
+    params, state, value = step(params, state)
+    losses.append(float(value))
+  assert losses[0] > 1.0 and losses[-1] < 0.05
+
+
 # ------------------------------------------------------------ reconstruction
 
 SMALL = autoencoder.AutoencoderConfig(
@@ -275,6 +337,7 @@ def test_a_flat_error_counts_at_every_scale(grey):
   # Off by 1 everywhere, at full, half and quarter size, in both clips.
   assert total == pytest.approx(2 * (1 + 0.25 + 0.5 * 2)) and count == 2
   expected = {'clips': 2, 'broken': 0, 'l1': 2, 'mse': 2, 'kl': 0}
+  expected['tokens'] = 2 * 2 * 4 * 4
   assert metrics == pytest.approx(expected, abs=1e-6)
 
 
@@ -301,7 +364,7 @@ def test_the_kl_divergence_is_that_of_two_normal_laws(grey):
 
 def test_unreadable_clips_change_nothing(weights):
   frames = random_crops(3)
-  broken = frames._replace(draw=frames.draw.at[1].set(-1))
+  broken = frames._replace(draw=frames.draw.at[1].set(batch.BROKEN))
   (total, (count, metrics)), gradient = reconstruction_gradient(weights, broken)
   assert count == metrics['clips'] == 2
   other = broken._replace(video=broken.video.at[1].set(0))
@@ -374,7 +437,7 @@ def test_the_generators_loss_leaves_the_judge_alone(judge):
 
 def test_an_undecided_judge_loses_two_and_counts_readable_clips(grey, judge):
   undecided = jax.tree.map(jnp.zeros_like, judge)
-  frames = random_crops(3, draw=[4, -1, 6])
+  frames = random_crops(3, draw=[4, batch.BROKEN, 6])
   total, count, _ = objectives.discrimination(
     undecided, grey, frames, model=SMALL
   )
@@ -415,8 +478,14 @@ def test_means_divide_each_sum_by_its_own_count():
     'loss_level_0.25': 0.0,
     'count_level_0.25': 0.0,
     'grad_norm': 7.0,
+    'tokens': 6.0,
+    'slots': 8.0,
+    'pairs': 18.0,
+    'pair_slots': 32.0,
   }
   assert objectives.means(sums) == {
+    'filled': 0.75,
+    'attended': 0.5625,
     'loss': 2.0,
     'count': 3.0,
     'clips': 2.0,

@@ -296,7 +296,7 @@ def test_a_broken_clip_leaves_a_hole_and_shifts_nothing():
   holes = 0
   for step in range(4):
     whole, torn = frames()(step), frames(Shades(broken=(2, 5)))(step)
-    lost = torn.draw < 0
+    lost = torn.draw == batch.BROKEN
     np.testing.assert_array_equal(
       lost, np.isin(whole.video[:, 0, 0, 0, 0] // 10, (2, 5))
     )
@@ -305,6 +305,31 @@ def test_a_broken_clip_leaves_a_hole_and_shifts_nothing():
     assert not torn.video[lost].any()
     holes += lost.sum()
   assert holes == 4  # 16 draws are two epochs and two clips
+
+
+def test_a_broken_record_leaves_a_hole_and_shifts_nothing(source):
+  class Torn(latents.LatentSource):
+    def __getitem__(self, clip):
+      if clip == 2:
+        raise latents.BrokenRecord('damaged')
+      return super().__getitem__(clip)
+
+  torn_source = Torn(source.directory)
+  holes = 0
+  for step in range(4):
+    whole, torn = packs(source)(step), packs(torn_source)(step)
+    lost = torn.draw == batch.BROKEN
+    assert {clip_of(int(d)) for d in whole.draw[lost]} <= {2}
+    np.testing.assert_array_equal(torn.draw[~lost], whole.draw[~lost])
+    for r, m in zip(*np.nonzero(lost), strict=True):
+      assert not (torn.segment[r] == m + 1).any()
+      assert not (torn.text_segment[r] == m + 1).any()
+    for r, segment, _ in segments(torn):
+      mine = torn.segment[r] == segment
+      expected = whole.tokens[r][whole.segment[r] == segment]
+      np.testing.assert_array_equal(torn.tokens[r][mine], expected)
+    holes += lost.sum()
+  assert holes >= 1
 
 
 def test_a_fault_of_the_program_is_no_broken_clip():

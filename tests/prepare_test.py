@@ -1,6 +1,5 @@
 """A corpus to latents: what is encoded, what is left out, what is refused."""
 
-import hashlib
 import os
 import types
 
@@ -11,7 +10,7 @@ import pytest
 import tiny
 from etils import epath
 
-from sora_jax import batch, objectives, prepare, train
+from sora_jax import batch, corpus, objectives, prepare, problems
 from sora_jax.data import latents, pipeline, transforms
 from sora_jax.data.worlds import balls
 from sora_jax.models import autoencoder, text
@@ -52,9 +51,10 @@ def test_every_clip_of_a_world_is_encoded_at_its_own_size(model, tmp_path):
   assert len(source) == 10
   sizes = {(2, 4, 4), (3, 4, 6)}
   assert {row.size for row in source.rows} == sizes
-  for index in (0, 1, 9):
-    size = batch.parse_size(config.data.sizes[index % 2])
-    clip, _ = balls.clip(0, index, size)
+  for index, row in enumerate(source.rows):
+    number = int(row.id.removesuffix('+0'))
+    size = batch.parse_size(config.data.sizes[number % 2])
+    clip, _ = balls.clip(0, number, size)
     assert source.rows[index].captions == [clip.caption]
     # float16 keeps 11 bits.
     np.testing.assert_allclose(
@@ -70,7 +70,7 @@ def test_files_keep_their_aspect_and_broken_ones_are_left_out(model, tmp_path):
   )
   config = world(model, path=str(folder), corpus=pipeline.Corpus.FOLDER)
   config.data.sizes = ('32x32x5',)
-  pipeline.make_source(config.data)  # makes the manifest
+  corpus.open_corpus(config.data, tmp_path)
   # Broken only then, and with its old time: what a failing disk does.
   file, stat = folder / '2.mp4', (folder / '2.mp4').stat()
   file.write_bytes(bytes(stat.length))
@@ -132,7 +132,7 @@ def test_a_frozen_encoder_is_run_once_a_caption(model, tmp_path):
     )
     (features,) = source[index].features
     np.testing.assert_allclose(features, alone[0], atol=1e-4)
-  problem = train.diffusion_problem(config, tmp_path, np.arange(8))
+  problem = problems.diffusion_problem(config, tmp_path, np.arange(8))
   pack = problem.make_batch(0)
   assert pack.text_ids is None and pack.text.shape[-1] == config.text.width
 
@@ -167,16 +167,30 @@ def test_captions_that_are_too_long_are_told_before_anything_is_encoded(
     prepare.prepare(config, {}, epath.Path(tmp_path / 'latents'))
 
 
-def test_a_digest_is_of_names_and_numbers():
-  tree = {'a': np.ones(2, np.float32), 'b': {'c': np.zeros(1, np.float32)}}
-  total = hashlib.sha256()
-  for name, leaf in (("['a']", tree['a']), ("['b']['c']", tree['b']['c'])):
-    total.update(name.encode() + leaf.tobytes())
-  assert prepare.digest(tree) == total.hexdigest()
-  assert prepare.digest(tree) != prepare.digest({
-    'a': tree['a'],
-    'd': tree['b'],
-  })
+def test_clips_that_are_too_large_are_told_before_anything_is_encoded(
+  model, tmp_path, no_jit
+):
+  folder = tiny.write_videos(tmp_path / 'v', [(5, 32, 32), (5, 64, 32)])
+  config = world(model, path=str(folder), corpus=pipeline.Corpus.FOLDER)
+  # 45 x 23 pixels are 48 x 16 in sides of 16; two latent frames: 6 tokens.
+  config.data.sizes, config.data.limits.tokens = ('32x32x5',), 5
+  with pytest.raises(ValueError, match='clip 0 needs 8 tokens.*raise it to 8'):
+    prepare.prepare(config, {}, epath.Path(tmp_path / 'latents'))
+  config.data.limits.tokens = 8
+  with pytest.raises(KeyError):  # past the checks: no autoencoder is given
+    prepare.prepare(config, {}, epath.Path(tmp_path / 'latents'))
+
+
+def test_clips_of_one_size_are_encoded_together():
+  shapes = [(1, 8, 8), (5, 8, 8)] * 9
+  clip = lambda i: batch.Clip(
+    np.zeros((*shapes[i], 3), np.uint8), '', 0.0, f'{i}'
+  )
+  groups = list(prepare._batches(map(clip, range(18))))
+  assert [len(group) for group in groups] == [8, 8, 1, 1]
+  for group in groups:
+    assert len({c.video.shape for c in group}) == 1
+  assert sorted(int(c.id) for g in groups for c in g) == list(range(18))
 
 
 def test_statistics_are_those_of_all_latents_of_readable_clips(model):

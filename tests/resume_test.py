@@ -223,7 +223,7 @@ def commands(places, stage, steps):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  'stage, kills', [('autoencoder', 17), ('diffusion', 5)]
+  'stage, kills', [('autoencoder', 20), ('diffusion', 5)]
 )
 def test_a_run_killed_at_random_equals_one_that_was_not(
   places, environment, tmp_path, stage, kills

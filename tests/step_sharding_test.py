@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 import tiny
 
-from sora_jax import optimizer, sharding, train
-from sora_jax import state as state_lib
+from sora_jax import optimizer, problems, sharding, state as state_lib, train
 
 pytestmark = pytest.mark.usefixtures('cached_compilation')
 
@@ -28,7 +27,7 @@ def problem(tmp_path_factory):
   config.autoencoder_from = str(folder / 'model')
   config.optim.learning_rate = 1e-3
   rows = np.arange(config.data.limits.rows)
-  return config, train.diffusion_problem(config, folder, rows)
+  return config, problems.diffusion_problem(config, folder, rows)
 
 
 def run(problem, mesh):
@@ -45,7 +44,7 @@ def run(problem, mesh):
     state = jax.jit(create, out_shardings=where)(key, stage.frozen)
     first = jax.device_get(state['trainable'])
     step = jax.jit(
-      train.make_step(config, stage, transform, transform),
+      train.make_step(config, stage, transform),
       in_shardings=(where, sharding.batch_sharding(mesh)),
       out_shardings=(where, sharding.replicated(mesh)),
     )

@@ -26,15 +26,18 @@ def shapes(config):
   return jax.eval_shape(lambda key: nn.meta.unbox(text.init(config, key)), KEY)
 
 
-def test_each_head_starts_at_a_neighbour_of_its_own():
-  """So that letters next to each other are read as words from the first."""
-  bias = text.DistanceBias(text.TextConfig())
+def test_each_head_starts_at_a_place_of_its_own():
+  """So that letters are read as words, in their order, from the first."""
+  bias = text.DistanceBias(text.TextConfig(heads=6))
   variables = nn.meta.unbox(bias.init(KEY, 60))
   weights = jax.nn.softmax(bias.apply(variables, 60)[0], axis=-1)
-  for head, neighbour in enumerate((-1, 1, -2, 2)):
-    for query in (10, 30, 50):
+  for query in (10, 30, 50):
+    for head, neighbour in {0: -1, 1: 1, 4: -2, 5: 2}.items():
       assert weights[head, query].argmax() == query + neighbour
       assert weights[head, query].max() > 0.5
+    assert weights[2, query, :query].sum() > 0.9
+    assert weights[3, query, query + 1 :].sum() > 0.9
+    assert weights[2, query, :query].max() < 2 / query
 
 
 @pytest.fixture(scope='module')

@@ -5,8 +5,7 @@ import numpy as np
 from etils import epath
 
 from experiments import smoke
-from sora_jax import config as config_lib
-from sora_jax import networks, prepare, sharding
+from sora_jax import config as config_lib, networks, sharding
 from sora_jax.data import latents, video
 from sora_jax.models import autoencoder
 
@@ -74,7 +73,8 @@ def write_latents(
       writer.write(row, latents.Record(latent, ()))
     writer.finish({
       'channels': 4,
-      'autoencoder': prepare.digest(frozen['autoencoder']),
+      'autoencoder': networks.digest(frozen['autoencoder']),
+      'text': '',
     })
   return latents.LatentSource(path)
 

@@ -110,6 +110,48 @@ def test_velocity_error_is_the_distance_from_the_promised_interval():
   assert score.velocity_error == pytest.approx(3.2 - 2.0, abs=0.02)
 
 
+@pytest.mark.parametrize(
+  ('after', 'lawful'),
+  [
+    ((-1.0, 2.0), True),  # equal masses exchange their velocities
+    ((0.0, 0.0), False),  # stop dead
+    ((2.0, -1.0), False),  # pass through
+    ((-2.0, 4.0), False),  # rebound twice as fast
+  ],
+)
+def test_a_collision_is_one_if_it_keeps_the_law(after, lawful):
+  video = meeting(after, touch=0.0)
+  promised = captions.attributes(COLLISION)
+  assert tracker.score(video, promised).law == lawful
+
+
+def test_balls_that_turn_round_without_meeting_are_no_collision():
+  video = meeting((-1.0, 2.0), touch=1.5)
+  assert not tracker.score(video, captions.attributes(COLLISION)).law
+
+
+COLLISION = (
+  'a small red ball going right at 2.0 hits a small blue ball going left at 1.0'
+)
+
+
+def meeting(after, touch):
+  """Two small balls that turn after 1.55 s, then `touch` units apart."""
+  since = np.arange(33)[:, None] / 10 - 1.55
+  velocity = np.where(since < 0, [2.0, -1.0], after)
+  x = np.array([5 - 0.8 - touch / 2, 5 + 0.8 + touch / 2]) + velocity * since
+  truth = balls.Truth(
+    'collision',
+    ['red', 'blue'],
+    np.array([0.8, 0.8]),
+    np.stack([x, np.full_like(x, 5.0)], axis=-1),
+    np.stack([velocity, np.zeros_like(x)], axis=-1),
+    np.ones((33, 2), bool),
+    np.ones((33, 2), bool),
+  )
+  return balls.render(truth, SIZE)
+
+
 def rolling(speed):
   """A small red ball to the left, drawn without the world's own plan."""
   time = np.arange(33)[:, None] / 10

@@ -14,15 +14,12 @@ from etils import epath
 from sora_jax import (
   checkpoint,
   cli,
-  networks,
-  sharding,
-  train,
-)
-from sora_jax import (
   config as config_lib,
-)
-from sora_jax import (
+  networks,
+  problems,
+  sharding,
   state as state_lib,
+  train,
 )
 
 pytestmark = pytest.mark.usefixtures('cached_compilation')
@@ -30,10 +27,11 @@ pytestmark = pytest.mark.usefixtures('cached_compilation')
 ROWS, WEIGHTS = 8, 4
 
 
-def linear_problem(bad=(), order=None, weights=WEIGHTS, start=None):
+def linear_problem(bad=(), empty=(), order=None, weights=WEIGHTS, start=None):
   """Least squares: all that the loop does, without a network to compile.
 
-  Batches of the steps in `bad` are NaN; `order` names other batches by step.
+  Batches of the steps in `bad` are NaN, of those in `empty` none could be read;
+  `order` names other batches by step.
   """
   target = np.arange(1.0, weights + 1, dtype=np.float32)
 
@@ -44,15 +42,20 @@ def linear_problem(bad=(), order=None, weights=WEIGHTS, start=None):
     del state
     kernel = trainable['net']['kernel']
     error = jnp.einsum('bi,i->b', x, kernel) - jnp.einsum('bi,i->b', x, target)
-    count = jnp.float32(ROWS)
-    return jnp.sum(error**2), count, {'clips': count}
+    read = jnp.any(x != 0, axis=1)
+    count, broken = jnp.float32(jnp.sum(read)), jnp.sum(~read)
+    return (
+      jnp.sum(error**2),
+      count,
+      dict(clips=count, broken=broken, tokens=count),
+    )
 
   def make_batch(step):
     rng = np.random.default_rng(step if order is None else order[step])
     x = rng.normal(size=(ROWS, weights)).astype(np.float32)
-    return x * np.nan if step in bad else x
+    return x * (np.nan if step in bad else 0 if step in empty else 1)
 
-  return train.Problem(
+  return problems.Problem(
     init=init,
     start=start or {},
     frozen={},
@@ -111,6 +114,16 @@ def test_a_batch_that_is_not_finite_is_skipped_and_counted(fit):
   assert [line['skipped'] for line in lines] == [0, 0, 1, 1, 1]
   assert [line['loss'] is None for line in lines] == [0, 0, 1, 0, 0]
   # What it leaves is the run that never saw that batch.
+  other, _, _ = fit(steps=4, name='other', order=(0, 1, 3, 4))
+  for name in ('trainable', 'opt'):
+    assert_same(state[name], other[name])
+
+
+def test_a_step_without_a_clip_moves_nothing_and_is_counted(fit):
+  state, workdir, _ = fit(steps=5, empty=(2,))
+  assert int(state['counters']['skipped']) == 1
+  assert int(state['counters']['broken']) == ROWS
+  assert [line['broken'] for line in lines_of(workdir)] == [0, 0, *[ROWS] * 3]
   other, _, _ = fit(steps=4, name='other', order=(0, 1, 3, 4))
   for name in ('trainable', 'opt'):
     assert_same(state[name], other[name])
@@ -208,17 +221,17 @@ def gradients(config, problem, params, pack):
       frozen={},
       ema=params,
       opt=keep.init(params),
-      counters=dict(skipped=np.int32(0), skipped_in_row=np.int32(0)),
+      counters=dict.fromkeys(
+        ('skipped', 'skipped_in_row', 'broken'), np.int32(0)
+      ),
     )
   )
-  state, sums = jax.jit(train.make_step(config, problem, keep, keep))(
-    state, pack
-  )
+  state, sums = jax.jit(train.make_step(config, problem, keep))(state, pack)
   return float(sums['loss'] / sums['count']), state['opt'][0].trace
 
 
 def test_accumulation_changes_a_step_by_rounding_only(config, tmp_path):
-  problem = train.diffusion_problem(config, tmp_path, np.arange(8))
+  problem = problems.diffusion_problem(config, tmp_path, np.arange(8))
   params = tiny.params(config, 'dit', 'text')
   # 12 clips: the last rows are short of some, so micro-batches differ.
   pack = problem.make_batch(0)
@@ -254,11 +267,11 @@ def test_the_diffusion_loss_falls_on_a_small_corpus(
 
 def test_a_run_starts_from_the_networks_of_a_model(config, places, tmp_path):
   config.init_from = str(places / 'model')
-  problem = train.diffusion_problem(config, tmp_path, np.arange(8))
+  problem = problems.diffusion_problem(config, tmp_path, np.arange(8))
   model = networks.read(places / 'model')
   assert_same(problem.start, {k: model.params[k] for k in ('dit', 'text')})
   config.init_from = str(places / 'dit_alone')
-  problem = train.diffusion_problem(config, tmp_path, np.arange(8))
+  problem = problems.diffusion_problem(config, tmp_path, np.arange(8))
   assert_same(problem.start, {'dit': model.params['dit']})
 
 

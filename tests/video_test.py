@@ -100,12 +100,6 @@ def test_every_start_reads_the_frame_of_that_number(tmp_path, kind):
     assert numbers(frames) == [start, start + 1, start + 2]
 
 
-def test_a_stride_skips_frames(tmp_path):
-  path = encode(tmp_path / 'x.mp4', numbered(40), 24, g=12)
-  got = numbers(video.read_frames(path, 5, 5, stride=7))
-  assert got == [5, 12, 19, 26, 33]
-
-
 def test_a_dropped_frame_is_held_so_that_motion_keeps_its_speed(tmp_path):
   times = [t for t in range(60) if t not in (20, 21)]
   path = encode(tmp_path / 'x.mkv', numbered(60)[times], 24, times=times, g=12)

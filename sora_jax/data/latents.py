@@ -15,12 +15,17 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+import safetensors
 import safetensors.numpy
 from array_record.python import array_record_module
 from etils import epath
 from jaxtyping import Float
 
 RECORDS, MANIFEST, INFO = 'latents.array_record', 'manifest.jsonl', 'info.json'
+
+
+class BrokenRecord(ValueError):
+  """A record that cannot be read back, and why, in one line."""
 
 
 class Row(NamedTuple):
@@ -107,25 +112,39 @@ class LatentSource:
     return self.__dict__ | {'_reader': None}  # a reader cannot be pickled
 
   def __getitem__(self, index: int) -> Record:
-    path = self.directory / RECORDS
+    """Reads one clip.
+
+    Raises:
+      BrokenRecord: it is damaged, and others may be good.
+      ValueError: the file of records is missing, cut or another's.
+    """
+    if self._reader is None:
+      self._reader = self._open()
     try:
-      if self._reader is None:
-        self._reader = array_record_module.ArrayRecordReader(str(path))
-      count = self._reader.num_records()
-      data = self._reader.read([index])[0]
-    except RuntimeError as error:
-      raise ValueError(f'{path}: record {index} is damaged: {error}') from error
-    if count != len(self.rows):
-      raise ValueError(
-        f'{path} has {count} records, but {MANIFEST} lists {len(self.rows)} '
-        'clips; prepare the corpus again'
-      )
-    arrays = safetensors.numpy.load(data)
+      arrays = safetensors.numpy.load(self._reader.read([index])[0])
+    except (RuntimeError, safetensors.SafetensorError) as error:
+      raise BrokenRecord(
+        f'{self.directory / RECORDS}: record {index} is damaged: {error}'
+      ) from error
     captions = range(len(arrays) - 1)
     return Record(
       arrays['latent'].astype(np.float32),
       tuple(arrays[f'features_{i}'] for i in captions),
     )
+
+  def _open(self) -> array_record_module.ArrayRecordReader:
+    path = self.directory / RECORDS
+    try:
+      reader = array_record_module.ArrayRecordReader(str(path))
+      count = reader.num_records()
+    except RuntimeError as error:
+      raise ValueError(f'{path} cannot be read: {error}') from error
+    if count != len(self.rows):
+      raise ValueError(
+        f'{path} has {count} records, but {MANIFEST} lists {len(self.rows)} '
+        'clips; prepare the corpus again'
+      )
+    return reader
 
 
 def _read_info(path: epath.Path) -> dict[str, Any]:

@@ -80,7 +80,7 @@ class Report(NamedTuple):
     return '; '.join(parts)
 
 
-def build(root: epath.PathLike, out: epath.PathLike | None = None) -> Report:
+def build(root: epath.PathLike, out: epath.PathLike) -> Report:
   """Measures the clips of a folder and writes their manifest.
 
   A file that has neither grown nor changed since the last manifest is not
@@ -88,7 +88,7 @@ def build(root: epath.PathLike, out: epath.PathLike | None = None) -> Report:
 
   Args:
     root: the folder; its subfolders count too.
-    out: the folder to write to; `root` itself where not given.
+    out: the folder to write to.
 
   Raises:
     ValueError: the folder is missing, unreadable, without videos and images,
@@ -96,7 +96,7 @@ def build(root: epath.PathLike, out: epath.PathLike | None = None) -> Report:
     OSError: the manifest cannot be written.
   """
   root = epath.Path(root)
-  out = root if out is None else epath.Path(out)
+  out = epath.Path(out)
   broken: list[Quarantined] = []
   files = dict(sorted(_walk(root, '', broken)))
   media = {name: f for name, f in files.items() if _type(name) in MEDIA_TYPES}

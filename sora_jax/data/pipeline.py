@@ -42,8 +42,10 @@ class DataConfig:
 
   corpus: Corpus = Corpus.WORLD
   world: str = 'balls'
-  path: str = ''  # of a folder or a TFDS directory
+  path: str = ''  # of a folder, its manifest.jsonl, or a TFDS directory
   split: str = 'train'  # of a world or a TFDS directory
+  video_key: str = 'video'  # features of a TFDS directory
+  caption_key: str = 'caption'
   clips: int = 16384  # of a world
   # A world's clips have these sizes in turn. Files are cut into windows of
   # at most so many frames and scaled, at native aspect, to as many pixels.
@@ -56,6 +58,18 @@ class DataConfig:
   latents: str = ''  # a prepared directory; empty: `latents` in the workdir
   workers: int = 0  # processes; 0 reads in threads of this one
   prefetch: int = 4  # batches held ready
+
+
+def check(config: DataConfig) -> None:
+  """Raises ValueError for numbers that cannot be."""
+  plan.check(config.limits)
+  for name in ('workers', 'prefetch'):
+    if getattr(config, name) < 0:
+      raise ValueError(f'data.{name}={getattr(config, name)} must be 0 or more')
+  if not 0 <= config.caption_dropout <= 1:
+    raise ValueError(
+      f'data.caption_dropout={config.caption_dropout} must be from 0 to 1'
+    )
 
 
 def make_source(config: DataConfig) -> Any:
@@ -75,7 +89,9 @@ def make_source(config: DataConfig) -> Any:
     )
   if config.corpus is Corpus.FOLDER:
     return sources.FolderSource(config.path)
-  return sources.TFDSSource(config.path, config.split)
+  return sources.TFDSSource(
+    config.path, config.split, config.video_key, config.caption_key
+  )
 
 
 def iterate(
@@ -123,7 +139,10 @@ class FrameBatches:
     return batch.Frames(
       video=np.stack([empty if c is None else c for c in clips]),
       draw=np.array(
-        [-1 if c is None else d for c, d in zip(clips, draws, strict=True)],
+        [
+          batch.BROKEN if c is None else d
+          for c, d in zip(clips, draws, strict=True)
+        ],
         np.int32,
       ),
     )
@@ -188,7 +207,12 @@ class PackBatches:
     out = self._empty_row()
     slot = text_slot = group = 0
     for m, entry in enumerate(row):
-      record = self._source[entry.clip]
+      try:
+        record = self._source[entry.clip]
+      except latents.BrokenRecord as error:
+        logging.warning('left out of this batch: %s', error)
+        out.draw[m] = batch.BROKEN  # and its slots stay empty
+        continue
       grid = tokens.token_grid(record.latent.shape[:3], self._patch)
       values = tokens.patchify(record.latent[None], self._patch)[0]
       count, position = len(values), tokens.positions(grid)
@@ -223,7 +247,7 @@ class PackBatches:
       group_index=zeros(G),
       text_of=zeros(N),
       text_segment=zeros(L),
-      draw=np.full(M, -1, np.int32),
+      draw=np.full(M, batch.EMPTY, np.int32),
       tokens_in_clip=zeros(M),
       text_ids=None if width else zeros(L),
       text=np.zeros((L, width), np.float32) if width else None,

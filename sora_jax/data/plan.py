@@ -29,6 +29,16 @@ class Limits:
   groups: int = 1  # G, noise levels a row
 
 
+def check(limits: Limits) -> None:
+  """Raises ValueError for limits that hold nothing."""
+  for field in dataclasses.fields(limits):
+    if getattr(limits, field.name) < 1:
+      raise ValueError(
+        f'data.limits.{field.name}={getattr(limits, field.name)} must be at '
+        'least 1'
+      )
+
+
 class Needs(NamedTuple):
   """What each of the `n` clips of a corpus takes of a row."""
 
@@ -103,11 +113,7 @@ class Plan:
 def _check(needs: Needs, limits: Limits) -> None:
   if not len(needs.tokens):
     raise ValueError('there are no clips to plan: the corpus is empty')
-  for name in ('rows', 'clips'):
-    if getattr(limits, name) < 1:
-      raise ValueError(
-        f'data.limits.{name}={getattr(limits, name)} must be at least 1'
-      )
+  check(limits)
   for name in ('tokens', 'text', 'groups'):
     most, limit = int(getattr(needs, name).max()), getattr(limits, name)
     if most > limit:

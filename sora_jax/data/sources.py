@@ -65,7 +65,9 @@ class WorldSource:
     return self._sizes[index % len(self._sizes)]
 
   def captions(self, index: int) -> list[str]:
-    return [self[index].caption]
+    index = _checked(index, self._length)
+    world, size = WORLDS[self._name], self.info(index)
+    return [world.simulate(self._seed, index, size, self._split)[0]]
 
   def window(
     self, index: int, start: int, count: int
@@ -74,23 +76,18 @@ class WorldSource:
 
 
 class FolderSource:
-  """Videos and images of a folder, as its manifest lists them.
+  """Videos and images of a folder, as a manifest lists them.
 
   Args:
-    path: a manifest, or a folder; one without a manifest gets it now, which
-      decodes every file once.
+    path: the manifest, from `manifest.build`.
 
   Raises:
-    ValueError: nothing there can be used.
+    ValueError: it is missing or damaged.
   """
 
   def __init__(self, path: epath.PathLike):
-    path = epath.Path(path)
-    if path.suffix != '.jsonl':
-      listed = path / manifest.MANIFEST
-      path = listed if listed.exists() else manifest.build(path).manifest
     self.rows = manifest.read(path)
-    self._manifest = path
+    self._manifest = epath.Path(path)
 
   def __len__(self) -> int:
     return len(self.rows)
@@ -171,12 +168,15 @@ class TFDSSource:
   def __getitem__(self, index: int) -> batch.Clip:
     record = self._record(index)
     frames, fps = self._frames(index, record)
-    caption = _texts(record[self._caption_key])[0]
+    caption = ''.join(_texts(record[self._caption_key])[:1])
     return batch.Clip(frames, caption, fps, self._id(index))
 
   def info(self, index: int) -> batch.Size:
-    frames, _ = self._frames(index, self._record(index))
-    count, height, width, _ = frames.shape
+    value = self._record(index)[self._video_key]
+    if isinstance(value, bytes):
+      measured = self._decode(index, video.read_info, value)
+      return batch.Size(measured.width, measured.height, measured.frames)
+    count, height, width, _ = self._as_video(index, value).shape
     return batch.Size(width, height, count)
 
   def captions(self, index: int) -> list[str]:

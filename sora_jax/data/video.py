@@ -83,9 +83,9 @@ def read_info(source: Source) -> VideoInfo:
 
 
 def read_frames(
-  source: Source, start: int, count: int, stride: int = 1
+  source: Source, start: int, count: int
 ) -> UInt8[np.ndarray, 'T H W 3']:
-  """Reads frames `start, start + stride, ...`, `count` of them, as sRGB.
+  """Reads `count` frames from `start` on, as sRGB.
 
   Only the frames from the keyframe before `start` on are decoded.
 
@@ -93,11 +93,9 @@ def read_frames(
     BrokenVideo: it cannot be opened, a frame on the way is damaged, or it ends
       before the last frame asked for.
   """
-  if start < 0 or count < 1 or stride < 1:
-    raise ValueError(
-      f'frames {start=} {count=} {stride=} must be at least 0, 1 and 1'
-    )
-  wanted = range(start, start + count * stride, stride)
+  if start < 0 or count < 1:
+    raise ValueError(f'frames {start=} {count=} must be at least 0 and 1')
+  wanted = range(start, start + count)
   if _is_image(source):
     frames = dict(enumerate(_read_images(source)[1]))
   else:

@@ -1,7 +1,6 @@
-"""Segment-masked attention: the one place where a kernel is chosen.
+"""Segment-masked attention, in one form for every platform.
 
-This is the reference form, for every platform: all scores at once, softmax in
-float32.
+All scores at once, softmax in float32; memory grows with N x L.
 """
 
 import einops

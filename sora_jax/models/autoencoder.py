@@ -66,6 +66,11 @@ WAN_2_2 = AutoencoderConfig(
 
 def check(config: AutoencoderConfig) -> None:
   """Raises ValueError where the fields of `config` contradict each other."""
+  for name in ('channels', 'encoder_width', 'decoder_width', 'blocks', 'patch'):
+    if getattr(config, name) < 1:
+      raise ValueError(f'{name}={getattr(config, name)} must be at least 1')
+  if not config.multiples or min(config.multiples) < 1:
+    raise ValueError(f'{config.multiples=} must be whole numbers from 1 on')
   if len(config.halve_time) != len(config.multiples) - 1:
     raise ValueError(
       f'{config.halve_time=} must have one entry fewer than '

@@ -170,7 +170,7 @@ class DistanceBias(nn.Module):
     table = self.param(
       'embedding',
       nn.with_logical_partitioning(
-        functools.partial(near_first, c), (None, 'heads')
+        functools.partial(places_first, c), (None, 'heads')
       ),
       (c.buckets, c.heads),
     )
@@ -187,28 +187,32 @@ class DistanceBias(nn.Module):
     )[None]
 
 
-# Weighs a neighbour as much as e^5 = 148 others: most of a caption of bytes.
-NEAR = 5.0
+# Weighs what a head starts at as much as e^5 = 148 other tokens.
+START_BIAS = 5.0
 
 
-def near_first(
+def places_first(
   config: TextConfig,
   key: Key[Array, ''],
   shape: tuple[int, int],
   dtype: Any = jnp.float32,
 ) -> Float[Array, 'I A']:
-  """Distance table that starts each head at one neighbour of its own.
+  """Distance table that starts each head at a place of its own.
 
-  Head 0 looks one token back, head 1 one ahead, head 2 two back, and so on.
+  Head 0 looks one token back, head 1 one ahead, head 2 at all that came before
+  and head 3 at all that follows; heads 4 and 5 look two tokens away, and so on.
   From T5's start, normal numbers of width^-1/2, all heads see a caption as a
   bag of letters, and those of bytes stay there for long: `black` is told by its
-  k, but `red` and `green` are not told apart.
+  k, but `red` and `green` are not told apart, nor who hits whom.
   """
   table = nn.initializers.normal(config.width**-0.5)(key, shape, dtype)
-  head = np.arange(config.heads)
-  neighbour = (1 + head // 2) * np.where(head % 2, 1, -1)
-  bucket = distance_bucket(neighbour, config.buckets, config.max_distance)
-  return table.at[bucket, head].add(NEAR)
+  for head in range(config.heads):
+    side = 1 if head % 2 else -1
+    everything = np.arange(1, config.max_distance + 1)
+    away = everything if head in (2, 3) else np.array([max(1, head // 2)])
+    places = distance_bucket(side * away, config.buckets, config.max_distance)
+    table = table.at[np.unique(places), head].add(START_BIAS)
+  return table
 
 
 def linear(

@@ -9,7 +9,6 @@ The folders and file names are those of diffusers; the tensors have the names
 of our own trees, with dots.
 """
 
-import hashlib
 import json
 from typing import Any, NamedTuple
 
@@ -71,9 +70,14 @@ def write(
     (partial / folder / file).write_bytes(safetensors.numpy.save(arrays))
   index = {'networks': sorted(model.params), 'sampling': model.sampling}
   (partial / INDEX).write_text(json.dumps(index, indent=1) + '\n')
+  old = directory.with_name(directory.name + '.old')
+  if old.exists():
+    old.rmtree()
   if directory.exists():
-    directory.rmtree()
+    directory.rename(old)
   partial.rename(directory)
+  if old.exists():
+    old.rmtree()
 
 
 def check_dtype(dtype: str) -> None:
@@ -120,14 +124,6 @@ def read(directory: epath.PathLike) -> Model:
     configs[name] = _read_json(directory / folder / 'config.json')
     params[name] = _read_tensors(directory / folder / file)
   return Model(configs, params, index.get('sampling', {}))
-
-
-def digest(directory: epath.PathLike) -> str:
-  """SHA-256 over the weight files, in the order of their names."""
-  total = hashlib.sha256()
-  for path in sorted(epath.Path(directory).glob('*/*.safetensors')):
-    total.update(path.read_bytes())
-  return total.hexdigest()
 
 
 def _read_json(path: epath.Path) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class TrackedBall(NamedTuple):
 class Track(NamedTuple):
   """What the pixels say of a clip, the ball with more pixels first."""
 
-  law: str  # of captions.SENTENCES, or 'none' where there is no ball
+  law: str  # of captions.SENTENCES, or 'none' where none is kept
   balls: tuple[TrackedBall, ...]
 
 
@@ -179,25 +179,50 @@ def _follow(
   return [_ball(k, cover * (label == i), scale) for i, k in enumerate(colours)]
 
 
-def _before_contact(found: list[TrackedBall]) -> slice:
-  """Returns the frames before two balls are nearest; all of them for one."""
+def _contact(found: list[TrackedBall]) -> int | None:
+  """Returns the frame in which two balls are nearest; None for one ball.
+
+  The contact lies within a frame of it, on either side.
+  """
   if len(found) < 2:
-    return slice(None)
+    return None
   gap = np.linalg.norm(found[0].position - found[1].position, axis=-1)
-  if np.isnan(gap).all():
-    return slice(None)
-  # The contact lies within a frame of the smallest gap, on either side.
-  return slice(0, max(int(np.nanargmin(gap)), 2))
+  return None if np.isnan(gap).all() else int(np.nanargmin(gap))
 
 
-def _initial(ball: TrackedBall, frames: slice) -> float:
+def _speed(ball: TrackedBall, frames: slice) -> float | None:
   """Measures horizontal velocity in units/s, from whole frames if it can."""
   seen = ~np.isnan(ball.position[:, 0])
   for usable in (ball.whole, seen):
-    which = np.flatnonzero(usable[frames])
+    which = np.arange(len(usable))[frames][usable[frames]]
     if len(which) >= 2:
       return _slope(which / balls.FPS, ball.position[which, 0])
-  return 0.0
+  return None
+
+
+def _collide(found: tuple[TrackedBall, ...], contact: int | None) -> bool:
+  """Whether two balls meet, and part as elastic discs of their areas do.
+
+  Balls that stop dead, or rebound twice as fast, are off by half of the speed
+  at which they closed in, and balls that pass through each other by all of it;
+  half of the lesser is allowed. A ball that is out of sight afterwards is not
+  held against the law.
+  """
+  if contact is None:
+    return False
+  one, two = found
+  closing = abs(one.initial - two.initial)
+  gap = np.linalg.norm(one.position[contact] - two.position[contact])
+  # Between two frames they may have come nearer by what they travel in one.
+  if gap > one.radius + two.radius + closing / balls.FPS:
+    return False
+  mass = np.array([one.radius, two.radius]) ** 2
+  lawful = balls.elastic(mass, np.array([one.initial, two.initial]))
+  after = [_speed(ball, slice(contact + 1, None)) for ball in found]
+  return all(
+    speed is None or abs(speed - law) <= closing / 4
+    for speed, law in zip(after, lawful, strict=True)
+  )
 
 
 def _falls(ball: TrackedBall) -> bool:
@@ -212,23 +237,29 @@ def _falls(ball: TrackedBall) -> bool:
 def track(video: UInt8[np.ndarray, 'T H W 3']) -> Track:
   """Finds the balls of a clip: colour, radius, path, and the law they follow.
 
-  Two balls that last are a collision; one whose height bends down is a
-  parabola; one frame alone is still; anything else is uniform.
+  Two balls that last and bounce off each other are a collision; one whose
+  height bends down is a parabola; one frame alone is still; anything else of
+  one ball is uniform, and of two no law.
   """
   ink = 255 - video.astype(np.float32)
   colours = _colours(ink, min(video.shape[1:3]) / balls.UNITS)
   found = _follow(ink, colours) if colours else []
-  before = _before_contact(found)
-  found = tuple(b._replace(initial=_initial(b, before)) for b in found)
+  contact = _contact(found)
+  before = slice(0, None if contact is None else max(contact, 2))
+  tracked = tuple(b._replace(initial=_speed(b, before) or 0.0) for b in found)
+  return Track(_law(tracked, contact, len(video)), tracked)
+
+
+def _law(
+  found: tuple[TrackedBall, ...], contact: int | None, frames: int
+) -> str:
   if not found:
-    law = 'none'
-  elif len(video) == 1:
-    law = 'still'
-  elif len(found) == 2:
-    law = 'collision'
-  else:
-    law = 'parabola' if _falls(found[0]) else 'uniform'
-  return Track(law, found)
+    return 'none'
+  if frames == 1:
+    return 'still'
+  if len(found) == 2:
+    return 'collision' if _collide(found, contact) else 'none'
+  return 'parabola' if _falls(found[0]) else 'uniform'
 
 
 def _direction(velocity: float) -> str:

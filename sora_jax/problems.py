@@ -1,0 +1,207 @@
+"""What each stage trains: parameters, a loss, and batches.
+
+`train.py` is the same for all of them.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from jaxtyping import Array, Key
+
+from sora_jax import (
+  config as config_lib,
+  corpus,
+  networks as networks_lib,
+  objectives,
+  prepare,
+  sample,
+  state as state_lib,
+)
+from sora_jax.data import latents, pipeline
+from sora_jax.models import autoencoder, contrast, dit, text
+
+State = state_lib.State
+Params = Any
+
+Loss = Callable[[State, Params, Any], tuple[Array, Array, dict[str, Array]]]
+
+
+class Problem(NamedTuple):
+  """What one of the stages trains."""
+
+  init: Callable[[Key[Array, '']], Params]  # boxed trainable parameters
+  start: Params  # weights that replace what `init` draws, by network
+  frozen: Params
+  loss: Loss  # (state, trainable, batch) -> loss sum, count, sums
+  judge_loss: Loss | None  # the same of the discriminator's parameters
+  make_batch: Callable[[int], Any]  # step -> this host's rows of its batch
+
+
+def autoencoder_problem(
+  config: config_lib.Config, workdir: epath.PathLike, rows: np.ndarray
+) -> Problem:
+  """Stage 1: pixels to latents and back, from crops of the corpus."""
+  model, weights = config.autoencoder, config.reconstruction
+  autoencoder.check(model)
+  source = corpus.open_corpus(config.data, workdir)
+  batches = pipeline.FrameBatches(source, config.data, config.seed, rows)
+  for crop in batches.crops:
+    autoencoder.check_size(model, crop.frames, crop.height, crop.width)
+  root = jax.random.key(config.seed)
+  adversarial = weights.adversarial > 0
+
+  def loss(state, trainable, frames):
+    return objectives.reconstruction(
+      trainable,
+      frames,
+      root,
+      model=model,
+      config=weights,
+      judge=state['judge']['params'] if adversarial else None,
+      step=state['step'],
+    )
+
+  def judge_loss(state, judge, frames):
+    return objectives.discrimination(
+      judge, state['trainable'], frames, model=model
+    )
+
+  # Every host looks at the same rows.
+  first = pipeline.FrameBatches(
+    source, config.data, config.seed, np.arange(min(8, config.data.limits.rows))
+  )
+  colour = objectives.to_pixels(jnp.asarray(first(0).video)).mean(
+    axis=(0, 1, 2, 3)
+  )
+  names = ('autoencoder',)
+  make = networks_lib.make_init(config, names)
+
+  def init(key):
+    made = make(key)
+    autoencoder.start_at(model, made['autoencoder'], colour)
+    return made
+
+  return Problem(
+    init=init,
+    start=networks_lib.read_start(config, names),
+    frozen={},
+    loss=loss,
+    judge_loss=judge_loss if adversarial else None,
+    make_batch=batches,
+  )
+
+
+def text_problem(
+  config: config_lib.Config, workdir: epath.PathLike, rows: np.ndarray
+) -> Problem:
+  """Stage 2: the text encoder, from captions beside prepared latents."""
+  if config.text_from:
+    raise ValueError(f'text_from={config.text_from!r} would not be trained')
+  if config.data.caption_dropout:
+    raise ValueError(
+      f'data.caption_dropout={config.data.caption_dropout} must be 0, as empty '
+      'captions cannot be told apart'
+    )
+  frozen = networks_lib.read_frozen(config)
+  text.check(config.text)
+  batches = _packs(config, frozen, workdir, rows)
+  make_text = networks_lib.make_init(config, ('text',))
+  values = math.prod(config.model.patch) * config.autoencoder.channels
+
+  def init(key):
+    key_text, key_towers = jax.random.split(key)
+    towers = contrast.init(key_towers, values, config.text.width)
+    return make_text(key_text) | {'contrast': towers}
+
+  def loss(state, trainable, pack):
+    del state
+    return objectives.contrast(trainable, pack, encoder=config.text)
+
+  return Problem(
+    init=init,
+    start=networks_lib.read_start(config, ('text',)),
+    frozen={},
+    loss=loss,
+    judge_loss=None,
+    make_batch=batches,
+  )
+
+
+def diffusion_problem(
+  config: config_lib.Config, workdir: epath.PathLike, rows: np.ndarray
+) -> Problem:
+  """Stage 3: latents of the frozen autoencoder, from their captions."""
+  frozen = networks_lib.read_frozen(config)
+  _check_fit(config)
+  if config.run.sample_every:
+    sample.check_config(config)
+  names = ('dit',) if 'text' in frozen else ('dit', 'text')
+  start = networks_lib.read_start(config, names)
+  batches = _packs(config, frozen, workdir, rows)
+  root = jax.random.key(config.seed)
+
+  def loss(state, trainable, pack):
+    del state
+    return objectives.denoising(
+      trainable,
+      pack,
+      root,
+      model=config.model,
+      encoder=config.text,
+      config=config.denoising,
+    )
+
+  return Problem(
+    init=networks_lib.make_init(config, names),
+    start=start,
+    frozen=frozen,
+    loss=loss,
+    judge_loss=None,
+    make_batch=batches,
+  )
+
+
+def _packs(
+  config: config_lib.Config,
+  frozen: Params,
+  workdir: epath.PathLike,
+  rows: np.ndarray,
+) -> pipeline.PackBatches:
+  """Batches of prepared latents, which are prepared first if there are none."""
+  place = epath.Path(config.data.latents or epath.Path(workdir) / 'latents')
+  if not place.exists():
+    prepare.prepare_once(config, frozen, place)
+  source = latents.LatentSource(place)
+  prepare.check_origin(source, frozen, config)
+  return pipeline.PackBatches(
+    source, config.data, config.model.patch, config.seed, rows
+  )
+
+
+def _check_fit(config: config_lib.Config) -> None:
+  """Raises ValueError where the networks do not fit one another."""
+  dit.check(config.model)
+  text.check(config.text)
+  latent, features = config.autoencoder.channels, config.text.width
+  if config.model.channels != latent:
+    raise ValueError(
+      f'{config.model.channels=} must be the {latent} channels of the '
+      'autoencoder'
+    )
+  if config.model.text_width != features:
+    raise ValueError(
+      f'{config.model.text_width=} must be the {features} features of the '
+      'text encoder'
+    )
+
+
+PROBLEMS = {
+  config_lib.Stage.AUTOENCODER: autoencoder_problem,
+  config_lib.Stage.TEXT: text_problem,
+  config_lib.Stage.DIFFUSION: diffusion_problem,
+}
