@@ -1,12 +1,13 @@
-"""Stage 2: the spacetime DiT, text to video on the latents of stage 1.
+"""Stage 3: the spacetime DiT, text to video on the latents of stage 1.
 
   python launch.py train --config=experiments/text_to_video.py:balls \
-      --workdir=runs/balls
+      --config.init_from=runs/text/model \
+      --config.data.latents=runs/text/latents --workdir=runs/balls
 
 `balls` made the model that ships.
 """
 
-from sora_jax import config as config_lib, networks
+from sora_jax import config as config_lib, networks, objectives
 
 
 def balls() -> config_lib.Config:
@@ -25,6 +26,7 @@ def balls() -> config_lib.Config:
   config.denoising.level.mean = 1.2
   config.denoising.level.std = 1.4
   config.denoising.level.shift_base = 0
+  config.denoising.weighting = objectives.Weighting.BALANCED
   config.optim.learning_rate = 1e-3
   config.optim.warmup_steps = 100
   config.optim.schedule = 'wsd'

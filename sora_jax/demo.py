@@ -42,7 +42,7 @@ def main(config: None, flags: types.SimpleNamespace) -> None:
   """Writes and scores; prints the name of every file."""
   del config
   start = time.monotonic()
-  # Of the three experiments' batches the smallest has 4 rows.
+  # The smallest of the experiments' batches has 4 rows.
   sharding.use_cores(4 if flags.retrain else 0)
   out = epath.Path(flags.out)
   out.mkdir(parents=True, exist_ok=True)
@@ -77,7 +77,7 @@ def main(config: None, flags: types.SimpleNamespace) -> None:
 
 
 def _retrain(out: epath.Path) -> epath.Path:
-  """Trains autoencoder and DiT by the experiments that made what ships.
+  """Trains all networks by the experiments that made what ships.
 
   A call that is interrupted and given again goes on.
   """
@@ -86,7 +86,12 @@ def _retrain(out: epath.Path) -> epath.Path:
   long = experiment.load(f'{EXPERIMENTS}/autoencoder.py:balls_long')
   long.init_from = str(out / 'autoencoder' / 'model')
   train.train(long, out / 'autoencoder_long')
+  text = experiment.load(f'{EXPERIMENTS}/text_encoder.py:balls')
+  text.autoencoder_from = str(out / 'autoencoder_long' / 'model')
+  train.train(text, out / 'text')
   diffusion = experiment.load(f'{EXPERIMENTS}/text_to_video.py:balls')
-  diffusion.autoencoder_from = str(out / 'autoencoder_long' / 'model')
+  diffusion.autoencoder_from = text.autoencoder_from
+  diffusion.init_from = str(out / 'text' / 'model')
+  diffusion.data.latents = str(out / 'text' / 'latents')
   train.train(diffusion, out / 'run')
   return out / 'run' / 'model'

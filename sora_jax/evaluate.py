@@ -18,6 +18,7 @@ from etils import epath
 
 from sora_jax import (
   batch,
+  config as config_lib,
   corpus,
   generate,
   metrics,
@@ -145,22 +146,34 @@ def on_true_clips(networks: Networks, cases: int) -> dict[str, float]:
 def on_files(
   networks: Networks, folder: str, out: epath.Path
 ) -> dict[str, dict[str, float]]:
-  """PSNR and SSIM of windows of each file of a folder, by file."""
+  """PSNR and SSIM of windows of each file of a folder, by file.
+
+  A file that cannot be read is told, and left out.
+  """
   source = sources.FolderSource(corpus.list_folder(folder, out / corpus.LISTS))
-  size = batch.parse_size(networks.config.sample.size)
-  config = networks.config.autoencoder
   results = {}
-  for index in range(len(source)):
-    info = source.info(index)
-    places = prepare.windows(info.frames, size.frames)
-    picks = np.linspace(0, len(places) - 1, min(FILE_WINDOWS, len(places)))
-    videos = []
-    for pick in picks.round().astype(int):
-      window = source.window(index, *places[pick])
-      width, height = prepare.native_size(info, size, config.space)
-      videos.append(transforms.cover(window, width, height))
-    results[source.rows[index].id] = _compare(networks, videos)
+  for index, row in enumerate(source.rows):
+    try:
+      videos = _windows(networks.config, source, index)
+    except (sources.BrokenVideo, OSError) as error:
+      print(f'left out: {error}')
+      continue
+    results[row.id] = _compare(networks, videos)
   return results
+
+
+def _windows(
+  config: config_lib.Config, source: sources.FolderSource, index: int
+) -> list[Video]:
+  """Some windows of a file, at the size that the model samples."""
+  size, info = batch.parse_size(config.sample.size), source.info(index)
+  places = prepare.windows(info.frames, size.frames)
+  picks = np.linspace(0, len(places) - 1, min(FILE_WINDOWS, len(places)))
+  width, height = prepare.native_size(info, size, config.autoencoder.space)
+  return [
+    transforms.cover(source.window(index, *places[pick]), width, height)
+    for pick in picks.round().astype(int)
+  ]
 
 
 def _compare(networks: Networks, videos: list[Video]) -> dict[str, float]:

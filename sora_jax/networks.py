@@ -6,6 +6,7 @@ directory of a run, whose last good checkpoint then speaks, by its average.
 
 import hashlib
 import json
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ from etils import epath
 from jaxtyping import Array, Key
 
 from sora_jax import checkpoint, config as config_lib, sharding
-from sora_jax.models import autoencoder, dit, text
+from sora_jax.models import autoencoder, contrast, dit, text
 from sora_jax.weights import directory
 
 Params = Any
@@ -71,18 +72,14 @@ def _read_run(path: epath.Path) -> Networks:
   except ValueError as error:
     raise ValueError(f'{path / "config.json"}: {error}') from error
   config = config_lib.from_dict(config_lib.Config, saved['config'])
-  here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  shapes = {
-    name: jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
-      sharding.unbox(abstract(config, name)),
-    )
-    for name in KINDS
-  }
+  shapes = {name: _restorable(abstract(config, name)) for name in KINDS}
   if config.stage is config_lib.Stage.AUTOENCODER:
     parts = {'ema': {'autoencoder': shapes['autoencoder']}}
   elif config.stage is config_lib.Stage.TEXT:
-    parts = {'ema': {'text': shapes['text']}}
+    towers = jax.eval_shape(
+      lambda key: init_towers(config, key), jax.random.key(0)
+    )
+    parts = {'ema': {'text': shapes['text'], 'contrast': _restorable(towers)}}
   else:
     frozen = {'autoencoder'} | ({'text'} if config.text_from else set())
     parts = {
@@ -91,7 +88,17 @@ def _read_run(path: epath.Path) -> Networks:
     }
   with checkpoint.CheckpointStore(path / 'checkpoints') as store:
     state = store.restore_part(parts).state
-  return Networks(config, state['ema'] | state.get('frozen', {}))
+  params = state['ema'] | state.get('frozen', {})
+  return Networks(config, {k: v for k, v in params.items() if k in KINDS})
+
+
+def _restorable(boxed: Params) -> Params:
+  """Abstract parameters as a checkpoint is restored to: on one device."""
+  here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
+    sharding.unbox(boxed),
+  )
 
 
 def abstract(config: config_lib.Config, name: str) -> Params:
@@ -113,6 +120,12 @@ def make_init(config: config_lib.Config, names: tuple[str, ...]) -> Any:
     return made
 
   return init
+
+
+def init_towers(config: config_lib.Config, key: Key[Array, '']) -> Params:
+  """Boxed parameters of what teaches the text encoder."""
+  values = math.prod(config.model.patch) * config.autoencoder.channels
+  return contrast.init(key, values, config.text.width)
 
 
 def write(path: epath.PathLike, networks: Networks, dtype: str) -> None:

@@ -3,7 +3,6 @@
 `train.py` is the same for all of them.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -23,7 +22,7 @@ from sora_jax import (
   state as state_lib,
 )
 from sora_jax.data import latents, pipeline
-from sora_jax.models import autoencoder, contrast, dit, text
+from sora_jax.models import autoencoder, dit, text
 
 State = state_lib.State
 Params = Any
@@ -111,11 +110,10 @@ def text_problem(
   text.check(config.text)
   batches = _packs(config, frozen, workdir, rows)
   make_text = networks_lib.make_init(config, ('text',))
-  values = math.prod(config.model.patch) * config.autoencoder.channels
 
   def init(key):
     key_text, key_towers = jax.random.split(key)
-    towers = contrast.init(key_towers, values, config.text.width)
+    towers = networks_lib.init_towers(config, key_towers)
     return make_text(key_text) | {'contrast': towers}
 
   def loss(state, trainable, pack):

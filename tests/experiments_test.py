@@ -18,7 +18,6 @@ from sora_jax import (
   sharding,
   train,
 )
-from sora_jax.models import contrast
 
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = sorted((ROOT / 'experiments').glob('*.py'))
@@ -72,9 +71,8 @@ def abstract_loss(config):
   elif config.stage is config_lib.Stage.TEXT:
     params = {'text': networks.abstract(config, 'text')}
     data = abstract_pack(config)
-    values = data.tokens.shape[-1]
     params['contrast'] = jax.eval_shape(
-      lambda key: contrast.init(key, values, config.text.width), key
+      lambda key: networks.init_towers(config, key), key
     )
     loss = lambda params, data: objectives.contrast(
       params, data, encoder=config.text

@@ -211,6 +211,26 @@ def test_cached_features_are_taken_as_they_are():
   assert objectives.text_features(ENCODER, None, cached) is features
 
 
+def test_balanced_errors_count_less_near_both_ends(trainable):
+  made = pack(1, 2)
+  for level in (0.02, 0.5, 0.95):
+    mean = float(np.log(level / (1 - level)))
+    law = flow.LevelLaw(mean=mean, std=0.0, shift_base=0)
+    plain, balanced = (
+      objectives.denoising(
+        trainable,
+        made,
+        jax.random.key(0),
+        model=MODEL,
+        encoder=ENCODER,
+        config=objectives.DenoisingConfig(weighting=weighting, level=law),
+      )[0]
+      for weighting in objectives.Weighting
+    )
+    expected = 4 * level * (1 - level) * float(plain)
+    assert balanced == pytest.approx(expected, rel=1e-4)
+
+
 # ----------------------------------------------------------------- contrast
 
 

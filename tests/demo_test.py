@@ -1,0 +1,55 @@
+"""What ships: its size, what it makes, and how that scores."""
+
+import types
+
+import pytest
+
+from sora_jax import demo, networks
+from sora_jax.data import video
+
+
+def call(out, cases):
+  demo.main(
+    None,
+    types.SimpleNamespace(out=str(out), cases=cases, seed=0, retrain=False),
+  )
+
+
+def test_the_weights_that_ship_are_small_and_complete():
+  files = [path for path in networks.SHIPPED.glob('*/*') if path.is_file()]
+  assert sum(path.stat().length for path in files) <= 12e6
+  assert set(networks.read(networks.SHIPPED).params) == set(networks.KINDS)
+
+
+def test_the_demo_names_every_file_that_it_makes(
+  tmp_path, one_device, monkeypatch, capsys
+):
+  monkeypatch.setattr(demo, 'PROMPTS', demo.PROMPTS[:2])
+  call(tmp_path / 'out', cases=2)
+  printed = capsys.readouterr().out
+  made = sorted((tmp_path / 'out').iterdir())
+  assert [path.suffix for path in made] == ['.mp4', '.mp4', '.txt', '.png']
+  assert all(str(path) in printed for path in made)
+  for path in made[:2]:
+    info = video.read_info(path)
+    assert info == (64, 64, 33, 10.0)
+    frames = video.read_frames(path, 0, 33)
+    # A ball on white that moves.
+    assert (frames > 200).mean() > 0.7
+    assert (abs(frames[0].astype(int) - frames[-1]) > 60).any()
+
+
+@pytest.mark.slow
+def test_the_demo_scores_as_promised(tmp_path, capsys):
+  call(tmp_path / 'out', cases=64)
+  table = (tmp_path / 'out' / 'scores.txt').read_text()
+  rows = [line for line in table.splitlines() if '%' in line]
+  shares = [
+    [float(word) for word in row.replace('%', ' ').split() if '.' in word]
+    for row in rows
+  ]
+  true, decoded, generated = shares
+  assert min(true[:4]) >= 98 and true[4] < 0.01
+  assert min(decoded[:4]) >= 98
+  assert float(table.split(' dB PSNR')[0].split()[-1]) >= 35
+  assert generated[2] >= 80  # law

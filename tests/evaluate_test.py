@@ -1,0 +1,81 @@
+"""Scores beside their bounds, and files that cannot be read."""
+
+import json
+import math
+import types
+
+import numpy as np
+import pytest
+import tiny
+from etils import epath
+
+from sora_jax import evaluate, generate, networks, sharding
+from sora_jax.models import autoencoder
+
+pytestmark = pytest.mark.usefixtures('cached_compilation')
+
+
+@pytest.fixture(scope='module')
+def model(tmp_path_factory):
+  """A model of random weights that makes clips of 32x32x5."""
+  path = epath.Path(tmp_path_factory.mktemp('models')) / 'model'
+  tiny.write_model(path)
+  return path
+
+
+def test_bicubic_keeps_as_many_numbers_as_a_latent():
+  config = autoencoder.AutoencoderConfig(channels=48, patch=2)
+  # 16 x 16 pixels and 4 frames of 3 values to 48: a side shrinks by 8.
+  assert evaluate.shrink_of(config) == pytest.approx(8.0)
+  video = np.random.default_rng(0).integers(0, 256, (2, 32, 48, 3), np.uint8)
+  small = evaluate.bicubic(video, 8.0)
+  assert small.shape == video.shape
+  # 4 x 6 numbers a frame and channel remain, so that is the rank of a frame.
+  assert np.linalg.matrix_rank(small[0, :, :, 0].astype(float), tol=40) <= 4
+  np.testing.assert_array_equal(evaluate.bicubic(video, 1.0), video)
+
+
+def test_true_clips_keep_their_promises_and_noise_does_not(model, one_device):
+  found = networks.read(model)
+  found.config.sample.text_slots = 128
+  settings = generate.settings_of(found.config.sample)._replace(steps=1)
+  mesh = sharding.make_mesh(sharding.MeshConfig())
+  make = generate.make_generator(found, settings, mesh)
+  scores = evaluate.on_world(found, settings, make, cases=6, seed=0)
+  assert scores.true.cases == scores.generated.cases == 6
+  assert scores.true.colour == scores.true.law == scores.true.direction == 1
+  assert scores.true.velocity_error < 0.05 and scores.true_motion < 0.2
+  assert scores.generated.law < 0.5 < scores.generated.velocity_error
+  assert scores.psnr < 20 and scores.decoded_motion > scores.true_motion
+  table = evaluate.world_table(scores)
+  assert [line.split('  ')[0] for line in table.splitlines()[2:5]] == [
+    'true clips (the tracker itself)',
+    'true clips through the autoencoder',
+    'made from the prompts',
+  ]
+
+
+def test_files_are_scored_and_a_broken_one_is_told(
+  model, tmp_path, one_device, capsys, monkeypatch
+):
+  folder = tiny.write_videos(tmp_path / 'v', [(9, 48, 32), (5, 32, 32)])
+  monkeypatch.setattr(evaluate, 'on_world', lambda *unused: SCORES)
+  out = tmp_path / 'out'
+  flags = types.SimpleNamespace(
+    model=str(model), cases=1, seed=0, data=str(folder), out=str(out)
+  )
+  evaluate.main(None, flags)
+  (folder / '1.mp4').write_bytes(b'')
+  evaluate.main(None, flags)
+  printed = capsys.readouterr().out
+  assert 'left out: broken video' in printed and '1.mp4' in printed
+  results = json.loads((out / 'scores.json').read_text())
+  assert list(results['files']) == ['0.mp4']
+  row = results['files']['0.mp4']
+  # What is left of a gradient by bicubic scaling; random weights leave less.
+  assert row['psnr'] < row['bicubic_psnr'] < math.inf
+  assert row['bicubic_ssim'] > row['ssim']
+
+
+TALLY = evaluate.metrics.Tally(1, 1.0, 1.0, 1.0, 1.0, 0.0)
+SCORES = evaluate.WorldScores(TALLY, TALLY, TALLY, 30.0, 0.9, 0.0, 0.1)
