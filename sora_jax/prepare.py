@@ -5,7 +5,6 @@ once. Latents carry the digest of the autoencoder that made them, and are
 refused by a run with another one.
 """
 
-import contextlib
 import math
 import types
 from collections.abc import Iterator
@@ -50,28 +49,36 @@ def main(config: config_lib.Config, flags: types.SimpleNamespace) -> None:
   if out.exists():
     raise ValueError(f'{out} exists already; remove it to prepare it again')
   prepare_once(config, frozen, out)
-  print(f'{out}: {len(latents.LatentSource(out))} clips')
+  made = latents.LatentSource(out)
+  print(f'{out}: {len(made)} clips; {made.info["left_out"]} left out')
 
 
 def prepare_once(
   config: config_lib.Config, frozen: dict[str, Params], out: epath.Path
 ) -> None:
-  """Prepares on process 0, while the others wait for it."""
-  if jax.process_index() == 0:
-    prepare(config, frozen, out)
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices('latents prepared')
-
-
-def prepare(
-  config: config_lib.Config, frozen: dict[str, Params], out: epath.Path
-) -> None:
-  """Encodes every clip of the corpus, and captions if their encoder is frozen.
+  """Opens the corpus and prepares it on process 0; the others wait for it.
 
   Raises:
     ValueError: the corpus cannot be read, or none of its clips can.
   """
   source = corpus.open_corpus(config.data, out.parent)
+  if jax.process_index() == 0:
+    prepare(config, frozen, source, out)
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices('latents prepared')
+
+
+def prepare(
+  config: config_lib.Config,
+  frozen: dict[str, Params],
+  source: Any,
+  out: epath.Path,
+) -> None:
+  """Encodes every clip of a corpus, and captions if their encoder is frozen.
+
+  Raises:
+    ValueError: a clip does not fit the limits, or none can be read.
+  """
   _check_clips(source, config)
   devices = jax.local_devices()
   devices = devices[: math.gcd(ENCODE_BATCH, len(devices))]
@@ -83,7 +90,7 @@ def prepare(
     in_shardings=(sharding.replicated(mesh), sharding.batch_sharding(mesh)),
   )
   features = _feature_fn(config, frozen.get('text'))
-  count = 0
+  count, used = 0, set()
   with sharding.use(mesh), latents.Writer(out) as writer:
     for clips in _batches(_clips(source, config)):
       # The last clip is repeated to fill the one shape that is compiled.
@@ -96,6 +103,7 @@ def prepare(
         texts = tuple(features(c) for c in captions) if features else ()
         writer.write(row, latents.Record(latent, texts))
         count += 1
+        used.add(clip.id.partition('+')[0])
         if count % 1024 == 0:
           logging.info('prepared %d of about %d clips', count, len(source))
     if not count:
@@ -104,6 +112,7 @@ def prepare(
       )
     info = {
       'channels': config.autoencoder.channels,
+      'left_out': len(source) - len(used),
       'made_of': _made_of(config),
       **_digests(frozen),
     }
@@ -118,20 +127,23 @@ def _check_clips(source: Any, config: config_lib.Config) -> None:
   """Raises ValueError for a clip that no row of a batch could hold."""
   limits, most = config.data.limits, _longest(config)
   for index in range(len(source)):
-    with contextlib.suppress(sources.BrokenVideo):  # told when it is encoded
-      try:
-        for caption in source.captions(index):
-          transforms.byte_ids(caption, limits.text)
-      except ValueError as error:
-        raise ValueError(
-          f'clip {index}: {error}; raise data.limits.text'
-        ) from error
-      needed = math.prod(_token_grid(source.info(index), config, most))
-      if needed > limits.tokens:
-        raise ValueError(
-          f'clip {index} needs {needed} tokens, but data.limits.tokens is '
-          f'{limits.tokens}: raise it to {needed}, or use smaller clips'
-        )
+    try:
+      captions, info = source.captions(index), source.info(index)
+    except (sources.BrokenVideo, OSError):
+      continue  # told when it is encoded
+    try:
+      for caption in captions:
+        transforms.byte_ids(caption, limits.text)
+    except ValueError as error:
+      raise ValueError(
+        f'clip {index}: {error}; raise data.limits.text'
+      ) from error
+    needed = math.prod(_token_grid(info, config, most))
+    if needed > limits.tokens:
+      raise ValueError(
+        f'clip {index} needs {needed} tokens, but data.limits.tokens is '
+        f'{limits.tokens}: raise it to {needed}, or use smaller clips'
+      )
 
 
 def _longest(config: config_lib.Config) -> batch.Size | None:

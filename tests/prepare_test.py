@@ -28,7 +28,7 @@ def world(model, **data):
   path, _ = model
   config = tiny.config(clips=10, sizes=('32x32x5', '48x32x9'), **data)
   config.autoencoder_from = str(path)
-  config.data.limits.text = 96
+  config.data.limits.text, config.data.limits.tokens = 96, 18
   return config
 
 
@@ -75,7 +75,7 @@ def test_files_keep_their_aspect_and_broken_ones_are_left_out(model, tmp_path):
   file, stat = folder / '2.mp4', (folder / '2.mp4').stat()
   file.write_bytes(bytes(stat.length))
   os.utime(file, (stat.mtime, stat.mtime))
-  prepare.prepare(
+  prepare.prepare_once(
     config,
     {'autoencoder': model[1].params['autoencoder']},
     epath.Path(tmp_path / 'latents'),
@@ -88,6 +88,7 @@ def test_files_keep_their_aspect_and_broken_ones_are_left_out(model, tmp_path):
     ('1+0', (2, 6, 2)),
     ('3+0', (1, 4, 4)),
   ]
+  assert latents.LatentSource(tmp_path / 'latents').info['left_out'] == 1
 
 
 @pytest.mark.parametrize(
@@ -108,7 +109,7 @@ def test_windows_are_neighbours_of_whole_latents(frames, most, expected):
 def test_native_sizes_keep_aspect_and_pixels():
   target = batch.Size(64, 64, 1)
   size = lambda width, height: prepare.native_size(
-    (1, height, width, 3), target, 16
+    batch.Size(width, height, 1), target, 16
   )
   assert size(64, 64) == size(640, 640) == (64, 64)
   assert size(1280, 720) == (80, 48)
@@ -121,7 +122,7 @@ def test_a_frozen_encoder_is_run_once_a_caption(model, tmp_path):
   config.text_from = config.autoencoder_from
   config.data.clips, config.data.limits.tokens = 3, 24
   frozen = {k: model[1].params[k] for k in ('autoencoder', 'text')}
-  prepare.prepare(config, frozen, epath.Path(tmp_path / 'latents'))
+  prepare.prepare_once(config, frozen, epath.Path(tmp_path / 'latents'))
   source = latents.LatentSource(tmp_path / 'latents')
   assert source.info['text_width'] == config.text.width
   for index in range(3):
@@ -150,7 +151,7 @@ def test_nothing_is_left_of_a_preparation_that_failed(
   monkeypatch.setattr(latents.Writer, 'write', fail)
   out = epath.Path(tmp_path / 'latents')
   with pytest.raises(OSError, match='No space left'):
-    prepare.prepare(
+    prepare.prepare_once(
       world(model), {'autoencoder': model[1].params['autoencoder']}, out
     )
   assert list(tmp_path.iterdir()) == []
@@ -164,7 +165,7 @@ def test_captions_that_are_too_long_are_told_before_anything_is_encoded(
   with pytest.raises(
     ValueError, match='clip 0: .* does not fit 40 .*; raise data.l'
   ):
-    prepare.prepare(config, {}, epath.Path(tmp_path / 'latents'))
+    prepare.prepare_once(config, {}, epath.Path(tmp_path / 'latents'))
 
 
 def test_clips_that_are_too_large_are_told_before_anything_is_encoded(
@@ -175,10 +176,11 @@ def test_clips_that_are_too_large_are_told_before_anything_is_encoded(
   # 45 x 23 pixels are 48 x 16 in sides of 16; two latent frames: 6 tokens.
   config.data.sizes, config.data.limits.tokens = ('32x32x5',), 5
   with pytest.raises(ValueError, match='clip 0 needs 8 tokens.*raise it to 8'):
-    prepare.prepare(config, {}, epath.Path(tmp_path / 'latents'))
+    prepare.prepare_once(config, {}, epath.Path(tmp_path / 'latents'))
   config.data.limits.tokens = 8
-  with pytest.raises(KeyError):  # past the checks: no autoencoder is given
-    prepare.prepare(config, {}, epath.Path(tmp_path / 'latents'))
+  # Past the checks it comes to where it would compile.
+  with pytest.raises(AssertionError, match='before any compile'):
+    prepare.prepare_once(config, {}, epath.Path(tmp_path / 'latents'))
 
 
 def test_clips_of_one_size_are_encoded_together():
