@@ -9,7 +9,8 @@
       --config.autoencoder_from=runs/smoke_autoencoder/model \
       --config.init_from=runs/smoke_text/model --workdir=runs/smoke
 
-Nothing that it makes is worth a look; it shows that everything runs.
+Three minutes in all. Nothing that it makes is worth a look; it shows that
+everything runs.
 """
 
 from sora_jax import config as config_lib

@@ -4,7 +4,12 @@
       --config.init_from=runs/text/model \
       --config.data.latents=runs/text/latents --workdir=runs/balls
 
-`balls` made the model that ships.
+`balls` is for the model that ships, which was not trained in one go: 13,500
+steps beside a text encoder that read letters, 6,500 beside one that read words
+in no order, and 750 and 3,400 beside encoders taught by contrast, the last 700
+of them at a falling rate. On two CPU cores 20,000 steps take two hours and a
+half. Of 64 prompts never seen 84 % have the right colours, 70 % the right
+directions and 77 % obey the law; of single balls, all of 43.
 """
 
 from sora_jax import config as config_lib, networks, objectives
