@@ -124,7 +124,7 @@ def make_init(config: config_lib.Config, names: tuple[str, ...]) -> Any:
 
 def init_towers(config: config_lib.Config, key: Key[Array, '']) -> Params:
   """Boxed parameters of what teaches the text encoder."""
-  values = math.prod(config.model.patch) * config.autoencoder.channels
+  values = math.prod(config.model.patch) * config.model.channels
   return contrast.init(key, values, config.text.width)
 
 

@@ -107,7 +107,7 @@ def text_problem(
       'captions cannot be told apart'
     )
   frozen = networks_lib.read_frozen(config)
-  text.check(config.text)
+  _check_fit(config)
   batches = _packs(config, frozen, workdir, rows)
   make_text = networks_lib.make_init(config, ('text',))
 

@@ -78,8 +78,10 @@ def fit(monkeypatch, tmp_path, one_device):
     config.optim.max_bad_steps = max_bad_steps
     config.run.steps, config.run.log_every, config.run.save_every = steps, 1, 1
     config.run.sample_every = 0
-    monkeypatch.setattr(
-      train, 'diffusion_problem', lambda *unused: linear_problem(**problem)
+    monkeypatch.setitem(
+      problems.PROBLEMS,
+      config.stage,
+      lambda *unused: linear_problem(**problem),
     )
     workdir = epath.Path(tmp_path / name)
     flags = types.SimpleNamespace(workdir=str(workdir), multihost=False)
@@ -302,6 +304,15 @@ def test_a_run_starts_from_the_networks_of_a_model(config, places, tmp_path):
     ('model.text_width', 64, 'text_width=64 must be the 32 features of the t'),
     ('model.heads', 3, 'must be a multiple of'),
     ('mesh.fsdp', 3, 'needs a multiple of 3 devices, and there are 8'),
+    ('mesh.fsdp', 0, 'mesh: fsdp=0 must be at least 1'),
+    ('mesh.context', 2, 'mesh.context=2: tokens are not shared out yet'),
+    ('seed', -1, 'seed=-1 must be 0 or more'),
+    ('optim.ema_decay', 2.0, r'optim.ema_decay=2.0 must be in \[0, 1\)'),
+    ('data.limits.rows', 0, 'data.limits.rows=0 must be at least 1'),
+    ('data.prefetch', -3, 'data.prefetch=-3 must be 0 or more'),
+    ('data.caption_dropout', 1.5, 'caption_dropout=1.5 must be from 0 to 1'),
+    ('denoising.level.std', -1.0, 'std=-1.0 must be at least 0'),
+    ('stage', config_lib.Stage.TEXT, 'caption_dropout=0.1 must be 0'),
   ],
 )
 def test_a_run_that_cannot_be_is_refused_before_it_compiles(
@@ -334,3 +345,21 @@ def test_weights_of_other_networks_are_refused(config, places, no_jit):
   config.init_from = str(places / 'dit_alone')
   with pytest.raises(ValueError, match='has none of autoencoder'):
     networks.read_start(config, ('autoencoder',))
+
+
+@pytest.mark.parametrize(
+  'field, value, message',
+  [
+    ('size', '40x32x5', '40x32 pixels: .* multiples of 16'),
+    ('sampler', 'huen', "'huen' is unknown"),
+    ('prompts', ('x' * 40,), 'caption of 40 bytes does not fit 32'),
+    ('prompts', ('',), 'a prompt is empty'),
+  ],
+)
+def test_samples_that_could_not_be_made_are_refused_at_the_start(
+  config, tmp_path, no_jit, field, value, message
+):
+  config.run.sample_every = 1000
+  setattr(config.sample, field, value)
+  with pytest.raises(ValueError, match=message):
+    train.train(config, epath.Path(tmp_path / 'run'))
