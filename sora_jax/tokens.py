@@ -6,14 +6,14 @@ order (t, h, w, C), channels fastest. Values may be numpy or JAX arrays and
 stay what they are; positions, which no network makes, are numpy.
 """
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import einops
-import jax
 import numpy as np
 from jaxtyping import Int, Shaped
 
-Array = TypeVar('Array', jax.Array, np.ndarray)
+# Of numpy, or of JAX, which the workers of the data need not import.
+Array = TypeVar('Array', bound=Any)
 Patch = tuple[int, int, int]  # latent frames, rows, columns
 Grid = tuple[int, int, int]  # tokens along time, down, across
 
