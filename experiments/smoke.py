@@ -9,8 +9,7 @@
       --config.autoencoder_from=runs/smoke_autoencoder/model \
       --config.init_from=runs/smoke_text/model --workdir=runs/smoke
 
-Three minutes in all. Nothing that it makes is worth a look; it shows that
-everything runs.
+Nothing that it makes is worth a look; it shows that everything runs.
 """
 
 from sora_jax import config as config_lib
