@@ -54,7 +54,7 @@ class Towers(nn.Module):
     """Row i: how well caption i fits each of the X = B M clips."""
     clips = pack.draw.shape[1]
     member = lambda segment: layers.one_hot(segment - 1, clips)
-    # As the sampler's network, it is told where a token lies.
+    # As to the DiT, rotations say where a token lies.
     turn = rope.rotations(pack.position, POSITION_FEATURES)
     seen = jnp.concatenate([pack.tokens, turn.cos, turn.sin], axis=-1)
     video = Tower(name='video')(seen, member(pack.segment))
