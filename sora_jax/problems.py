@@ -36,7 +36,9 @@ class Problem(NamedTuple):
   init: Callable[[Key[Array, '']], Params]  # boxed trainable parameters
   start: Params  # weights that replace what `init` draws, by network
   frozen: Params
-  loss: Loss  # (state, trainable, batch) -> loss sum, count, sums
+  # (state, trainable, batch) -> loss sum, count, sums. It closes over no array:
+  # the compiler would fetch it from the device, which the loop forbids.
+  loss: Loss
   judge_loss: Loss | None  # the same of the discriminator's parameters
   make_batch: Callable[[int], Any]  # step -> this host's rows of its batch
 
@@ -51,14 +53,13 @@ def autoencoder_problem(
   batches = pipeline.FrameBatches(source, config.data, config.seed, rows)
   for crop in batches.crops:
     autoencoder.check_size(model, crop.frames, crop.height, crop.width)
-  root = jax.random.key(config.seed)
   adversarial = weights.adversarial > 0
 
   def loss(state, trainable, frames):
     return objectives.reconstruction(
       trainable,
       frames,
-      root,
+      jax.random.key(config.seed),
       model=model,
       config=weights,
       judge=state['judge']['params'] if adversarial else None,
@@ -141,14 +142,13 @@ def diffusion_problem(
   names = ('dit',) if 'text' in frozen else ('dit', 'text')
   start = networks_lib.read_start(config, names)
   batches = _packs(config, frozen, workdir, rows)
-  root = jax.random.key(config.seed)
 
   def loss(state, trainable, pack):
     del state
     return objectives.denoising(
       trainable,
       pack,
-      root,
+      jax.random.key(config.seed),
       model=config.model,
       encoder=config.text,
       config=config.denoising,

@@ -10,6 +10,7 @@ import optax
 import pytest
 import tiny
 from etils import epath
+from flax import linen as nn
 
 from sora_jax import (
   checkpoint,
@@ -251,6 +252,20 @@ def test_accumulation_changes_a_step_by_rounding_only(config, tmp_path):
     grads,
     largest,
   )
+
+
+def test_the_losses_of_a_step_close_over_no_array_of_the_device(
+  config, tmp_path
+):
+  # The compiler would fetch it, which accelerators refuse in the loop.
+  rows = np.arange(config.data.limits.rows)
+  config.data.crops, config.data.caption_dropout = ('16x16x5',), 0.0
+  for stage in config_lib.Stage:
+    problem = problems.PROBLEMS[stage](config, tmp_path, rows)
+    shapes = nn.unbox(jax.eval_shape(problem.init, jax.random.key(0)))
+    state = dict(step=np.int32(0), trainable=shapes)
+    traced = jax.make_jaxpr(problem.loss)(state, shapes, problem.make_batch(0))
+    assert not [x for x in traced.consts if isinstance(x, jax.Array)], stage
 
 
 def test_the_diffusion_loss_falls_on_a_small_corpus(

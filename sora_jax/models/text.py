@@ -31,8 +31,8 @@ class TextConfig:
   vocab: int = 259  # 256 bytes after pad, end and unknown
   width: int = 128
   depth: int = 2  # blocks
-  heads: int = 4
-  head_dim: int = 32
+  heads: int = 8
+  head_dim: int = 16
   mlp: int = 256  # hidden width of a block's gated MLP
   buckets: int = 32  # of signed distance between two tokens
   max_distance: int = 128  # from here on all distances share a bucket
@@ -187,7 +187,10 @@ class DistanceBias(nn.Module):
     )[None]
 
 
-# Weighs what a head starts at as much as e^5 = 148 other tokens.
+# Tokens away that heads start by looking at, two heads each: letters beside
+# each other, a word, a phrase, the sentence.
+REACHES = (1, 8, 24, None)
+# Weighs each of them as much as e^5 = 148 other tokens.
 START_BIAS = 5.0
 
 
@@ -197,20 +200,21 @@ def places_first(
   shape: tuple[int, int],
   dtype: Any = jnp.float32,
 ) -> Float[Array, 'I A']:
-  """Distance table that starts each head at a place of its own.
+  """Distance table that starts each head at places of its own.
 
-  Head 0 looks one token back, head 1 one ahead, head 2 at all that came before
-  and head 3 at all that follows; heads 4 and 5 look two tokens away, and so on.
-  From T5's start, normal numbers of width^-1/2, all heads see a caption as a
-  bag of letters, and those of bytes stay there for long: `black` is told by its
-  k, but `red` and `green` are not told apart, nor who hits whom.
+  Even heads look at tokens before their own and odd ones at those after it, as
+  far as REACHES, in turn. From T5's start, normal numbers of width^-1/2, all
+  heads see a caption as a bag of letters, and those of bytes stay there for
+  long: `black` is told by its k, but `red` and `green` are not told apart, nor
+  which of two balls goes left.
   """
   table = nn.initializers.normal(config.width**-0.5)(key, shape, dtype)
   for head in range(config.heads):
     side = 1 if head % 2 else -1
-    everything = np.arange(1, config.max_distance + 1)
-    away = everything if head in (2, 3) else np.array([max(1, head // 2)])
-    places = distance_bucket(side * away, config.buckets, config.max_distance)
+    reach = REACHES[head // 2 % len(REACHES)] or config.max_distance
+    places = distance_bucket(
+      side * np.arange(1, reach + 1), config.buckets, config.max_distance
+    )
     table = table.at[np.unique(places), head].add(START_BIAS)
   return table
 
