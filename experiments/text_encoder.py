@@ -5,9 +5,15 @@
 
 Trained with the DiT alone, on a denoising loss, the encoder of `balls` stays a
 bag of letters for hours: after 20,000 steps of 16 clips, 36 % of samples had
-the colours of their prompts. On two CPU cores these 1,200 steps take 11
-minutes, tell 92 % of captions from 127 others, and a DiT that goes on beside
-what they made has the right colour for every single ball 1,250 steps later.
+the colours of their prompts. 1,200 steps of contrast among 128 captions, with
+heads that start at single letters, brought that to 84 %, but which of two
+balls comes from the left stayed a guess. Two changes made it plain: heads that
+start at reaches of a word and a phrase (`models/text.py`), and batches of 512,
+where there is always a caption that differs by the order of its words alone.
+After these 2,000 steps the encoder tells 93 % of captions from 255 others, and
+99 % of collisions from themselves with left and right exchanged. On one H100
+the networks take 30 ms a step, 512 clips of which are read in 130 ms of a core:
+give --config.data.workers=8.
 """
 
 from sora_jax import config as config_lib, networks
@@ -17,15 +23,15 @@ def balls() -> config_lib.Config:
   config = config_lib.Config(stage=config_lib.Stage.TEXT)
   config.autoencoder_from = str(networks.SHIPPED)
   config.model.channels = 8
-  config.data.clips = 16384
+  config.data.clips = 32768
   config.data.caption_dropout = 0.0
-  config.data.limits.rows = 128
+  config.data.limits.rows = 512
   config.optim.learning_rate = 1e-3
   config.optim.warmup_steps = 100
   config.optim.end_fraction = 0.01
   config.optim.weight_decay = 0.02
   config.optim.ema_decay = 0.99
-  config.run.steps = 1200
+  config.run.steps = 2000
   config.run.export_dtype = 'float16'
   return config
 

@@ -89,9 +89,12 @@ def _retrain(out: epath.Path) -> epath.Path:
   text = experiment.load(f'{EXPERIMENTS}/text_encoder.py:balls')
   text.autoencoder_from = str(out / 'autoencoder_long' / 'model')
   train.train(text, out / 'text')
-  diffusion = experiment.load(f'{EXPERIMENTS}/text_to_video.py:balls')
-  diffusion.autoencoder_from = text.autoencoder_from
-  diffusion.init_from = str(out / 'text' / 'model')
-  diffusion.data.latents = str(out / 'text' / 'latents')
-  train.train(diffusion, out / 'run')
-  return out / 'run' / 'model'
+  made = out / 'text' / 'model'
+  for variant in ('balls', 'balls_cooled'):
+    diffusion = experiment.load(f'{EXPERIMENTS}/text_to_video.py:{variant}')
+    diffusion.autoencoder_from = text.autoencoder_from
+    diffusion.init_from = str(made)
+    diffusion.data.latents = str(out / 'text' / 'latents')
+    train.train(diffusion, out / variant)
+    made = out / variant / 'model'
+  return made
