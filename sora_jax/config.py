@@ -46,7 +46,10 @@ class SampleConfig:
   fps: float = 10.0  # frames per second of a written video
   sampler: str = 'euler'
   steps: int = 32
-  guidance: float = 3.0  # 1 is off
+  guidance: float = 3.0  # scale; 1 is off
+  guidance_rule: str = 'cfg'  # of guidance.RULES
+  guidance_low: float = 0.0  # levels above this are guided
+  guidance_high: float = 1.0  # up to this one
   micro_batch: int = 4  # clips that run together; bits depend on it
   text_slots: int = 96  # token ids that a prompt is padded to
   prompts: tuple[str, ...] = ()  # sampled while training

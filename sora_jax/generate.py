@@ -55,6 +55,9 @@ class Settings(NamedTuple):
   sampler: str
   steps: int
   guidance: float
+  guidance_rule: str
+  guidance_low: float
+  guidance_high: float
   micro_batch: int
 
 
@@ -73,13 +76,8 @@ class Made(NamedTuple):
 
 def settings_of(config: config_lib.SampleConfig) -> Settings:
   """The settings that a model comes with."""
-  return Settings(
-    size=batch.parse_size(config.size),
-    sampler=config.sampler,
-    steps=config.steps,
-    guidance=config.guidance,
-    micro_batch=config.micro_batch,
-  )
+  values = {name: getattr(config, name) for name in Settings._fields}
+  return Settings(**values | {'size': batch.parse_size(config.size)})
 
 
 def check(config: config_lib.Config, settings: Settings) -> None:
@@ -94,10 +92,20 @@ def check(config: config_lib.Config, settings: Settings) -> None:
       f'{size.width}x{size.height} pixels: both sides must be multiples of '
       f'{side}, the pixels that one token covers'
     )
-  if settings.sampler not in samplers.SAMPLERS:
+  for name, table in (
+    ('sampler', samplers.SAMPLERS),
+    ('guidance_rule', guidance.RULES),
+  ):
+    if getattr(settings, name) not in table:
+      raise ValueError(
+        f'{name} {getattr(settings, name)!r} is unknown; choose from '
+        f'{", ".join(table)}'
+      )
+  if not 0 <= settings.guidance_low < settings.guidance_high <= 1:
     raise ValueError(
-      f'sampler {settings.sampler!r} is unknown; choose from '
-      f'{", ".join(samplers.SAMPLERS)}'
+      f'guidance_low={settings.guidance_low} and '
+      f'guidance_high={settings.guidance_high} must be levels, 0 to 1, the '
+      'low one first'
     )
   for name in ('steps', 'micro_batch'):
     if getattr(settings, name) < 1:
@@ -136,9 +144,12 @@ def make_sampler(
   def micro_batch(shared, seeds, text_ids):
     params, plan, levels = shared
     x = jax.vmap(lambda seed: _start(plan, seed))(seeds)
-    velocity_fn = _velocity(config, settings, plan, params, text_ids)
+    velocity_fn = _velocity(config, settings, plan, levels, params, text_ids)
     start = jnp.broadcast_to(plan.start, x.shape[:2])
-    return samplers.integrate(velocity_fn, x, start, levels, sampler)
+    noise_fn = lambda step: jax.vmap(
+      lambda seed: _noise(plan, seed, 'sampler', step)
+    )(seeds)
+    return samplers.integrate(velocity_fn, x, start, levels, sampler, noise_fn)
 
   return on_each_device(micro_batch, mesh)
 
@@ -169,21 +180,33 @@ def _start(
   plan: canvas_lib.CanvasTokens, seed: UInt[Array, '']
 ) -> Float[Array, 'N P']:
   """The canvas, noised to the level that each token starts from."""
-  key = rng.key(jax.random.key(seed), 'noise')
-  known, start = jnp.asarray(plan.known), jnp.asarray(plan.start)
-  noise = rng.token_noise(key, jnp.asarray(plan.index), known.shape[-1])
-  return flow.interpolate(known, noise, start)
+  noise = _noise(plan, seed, 'noise')
+  return flow.interpolate(
+    jnp.asarray(plan.known), noise, jnp.asarray(plan.start)
+  )
+
+
+def _noise(
+  plan: canvas_lib.CanvasTokens,
+  seed: UInt[Array, ''],
+  purpose: str,
+  *indices: rng.Index,
+) -> Float[Array, 'N P']:
+  key = rng.key(jax.random.key(seed), purpose, *indices)
+  return rng.token_noise(key, jnp.asarray(plan.index), plan.known.shape[-1])
 
 
 def _velocity(
   config: config_lib.Config,
   settings: Settings,
   plan: canvas_lib.CanvasTokens,
+  levels: Float[Array, ' E'],
   params: Params,
   text_ids: Int[Array, 'm 2 L'],
 ) -> samplers.VelocityFn:
   """Guided velocity of a micro-batch: rows with and without the prompt."""
   guided = settings.guidance != 1.0
+  rule = guidance.RULES[settings.guidance_rule]
   ways = 2 if guided else 1
   rows = text_ids.shape[0] * ways
   ids = text_ids[:, :ways].reshape(rows, -1)
@@ -202,9 +225,13 @@ def _velocity(
     )
     if not guided:
       return velocity
-    return guidance.classifier_free(
-      velocity[0::2], velocity[1::2], settings.guidance
+    scale = guidance.within(
+      settings.guidance, level, settings.guidance_low, settings.guidance_high
     )
+    velocity = rule(velocity[0::2], velocity[1::2], scale)
+    if settings.guidance_rule == 'zero_star':
+      velocity = jnp.where(level[..., None] > levels[1], 0.0, velocity)
+    return velocity
 
   return velocity_fn
 

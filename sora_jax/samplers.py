@@ -4,18 +4,21 @@ A sampler is a step rule, told the velocity at the point where it stands, and
 the list of levels at which it stands still to ask for one. The loop is one
 scan that calls the network in one place, whatever the rule. Rules know of no
 network, no prediction kind and no guidance; see `flow` for the conventions.
+A rule is also given a function that draws noise for this step, which only
+those that are stochastic call.
 
 Levels are per token: `x` is [*S, P] and a level [*S]. A token starts at its
 own level s and does not move until the schedule has come down to it, so
 tokens with s = 0 are known and never move.
 """
 
+import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from sora_jax import flow
 
@@ -24,11 +27,7 @@ VelocityFn = Callable[
 ]
 
 
-class Last(NamedTuple):
-  """What a rule remembers of its last step; zeros at first."""
-
-  velocity: Float[Array, '*S P']
-  step: Float[Array, '*S']  # by how much the level changed, at most 0
+DrawFn = Callable[[], Float[Array, '*S P']]
 
 
 def euler(
@@ -36,11 +35,18 @@ def euler(
   velocity: Float[Array, '*S P'],
   level: Float[Array, '*S'],
   next_level: Float[Array, '*S'],
-  state: Last,
-) -> tuple[Float[Array, '*S P'], Last]:
+  state: tuple[()],
+  draw: DrawFn,
+) -> tuple[Float[Array, '*S P'], tuple[()]]:
   """Goes straight on: x + h v with h = next_level - level. First order."""
-  step = next_level - level
-  return x + step[..., None] * velocity, Last(velocity, step)
+  return x + (next_level - level)[..., None] * velocity, state
+
+
+class Last(NamedTuple):
+  """What `heun` remembers of its last step; zeros at first."""
+
+  velocity: Float[Array, '*S P']
+  step: Float[Array, '*S']  # by how much the level changed, at most 0
 
 
 def heun(
@@ -49,6 +55,7 @@ def heun(
   level: Float[Array, '*S'],
   next_level: Float[Array, '*S'],
   state: Last,
+  draw: DrawFn,
 ) -> tuple[Float[Array, '*S P'], Last]:
   """Goes straight on, then corrects by the velocity found there.
 
@@ -63,6 +70,131 @@ def heun(
   return x + correction + step[..., None] * velocity, Last(velocity, step)
 
 
+class Past(NamedTuple):
+  """What `unipc` remembers of the last point where a token stood."""
+
+  x: Float[Array, '*S P']  # corrected
+  clean: Float[Array, '*S P']  # the data predicted there
+  slope: Float[Array, '*S P']  # change of that per unit of lambda before it
+  level: Float[Array, '*S']
+  span: Float[Array, '*S']  # in lambda, from the point before it
+  points: Int[Array, '*S']  # behind the token: 0, 1, or 2 for more
+
+
+def unipc(
+  x: Float[Array, '*S P'],
+  velocity: Float[Array, '*S P'],
+  level: Float[Array, '*S'],
+  next_level: Float[Array, '*S'],
+  past: Past,
+  draw: DrawFn,
+) -> tuple[Float[Array, '*S P'], Past]:
+  """Corrects the last step by the prediction here, then takes the next.
+
+  Integrates exactly over lambda = log((1 - t) / t), with the predicted data a
+  line through the last two predictions: second order for one call of the
+  network a step. The first step of a token has no past, and the step to 0, of
+  infinite length in lambda, lands on the predicted data; both are first order.
+  Source: Zhao et al. 2023 (arXiv:2302.04867), UniPC-2 for networks that predict
+  the data, with B2(h): algorithms 1 and 2, and appendix E.4.
+  """
+  column = lambda factor: factor[..., None]
+  clean = x - column(level) * velocity
+  behind = past.points > 0
+  x = jnp.where(column(behind), _correct(past, clean, level), x)
+  span = _lambda_span(past.level, level)
+  slope = (clean - past.clean) / column(jnp.where(behind, span, 1.0))
+  slope = jnp.where(column(behind), slope, 0.0)
+  ahead, reach = _exponential_euler(x, clean, level, next_level)
+  onward = jnp.where(next_level > 0, _lambda_span(level, next_level), 0.0)
+  ahead += column(0.5 * reach * onward) * slope
+  here = Past(x, clean, slope, level, span, jnp.minimum(past.points + 1, 2))
+  moves = next_level < level
+  keep = lambda new, old: jnp.where(
+    column(moves) if new.ndim > moves.ndim else moves, new, old
+  )
+  return keep(ahead, x), jax.tree.map(keep, here, past)
+
+
+def _correct(
+  past: Past, clean: Float[Array, '*S P'], level: Float[Array, '*S']
+) -> Float[Array, '*S P']:
+  """The last step again, now that the prediction at its end is known."""
+  column = lambda factor: factor[..., None]
+  base, reach = _exponential_euler(past.x, past.clean, past.level, level)
+  h = _lambda_span(past.level, level)
+  shrink = _shrink(past.level, level) - 1.0  # exp(-h) - 1
+  # Conditions of order 1 and 2 on the weights of both differences.
+  first = -1.0 / h - 1.0 / shrink
+  second = 2.0 * ((shrink / h + 1.0) / h - 0.5) / shrink
+  older = (first - second) / (1.0 + past.span / h)
+  newer = first - older
+  lone = past.points < 2
+  older, newer = jnp.where(lone, 0.0, older), jnp.where(lone, 0.5, newer)
+  change = column(older * h) * past.slope
+  change += column(newer) * (clean - past.clean)
+  return base + column(reach) * change
+
+
+def _exponential_euler(
+  x: Float[Array, '*S P'],
+  clean: Float[Array, '*S P'],
+  level: Float[Array, '*S'],
+  next_level: Float[Array, '*S'],
+) -> tuple[Float[Array, '*S P'], Float[Array, '*S']]:
+  """A step with the predicted data fixed, and how far a change would move it.
+
+  The first is x' = (t' / t) x + a clean, where a = (1 - t') (1 - exp(-h)) is
+  the second.
+  """
+  reach = (1.0 - next_level) * (1.0 - _shrink(level, next_level))
+  scale = next_level / jnp.maximum(level, TINY)
+  return scale[..., None] * x + reach[..., None] * clean, reach
+
+
+def _shrink(
+  level: Float[Array, '*S'], next_level: Float[Array, '*S']
+) -> Float[Array, '*S']:
+  """exp(-h), h the step in lambda: by how much noise / data falls."""
+  falls = next_level * (1.0 - level)
+  return falls / jnp.maximum(level * (1.0 - next_level), TINY)
+
+
+def _lambda_span(
+  level: Float[Array, '*S'], next_level: Float[Array, '*S']
+) -> Float[Array, '*S']:
+  """The step h in lambda = log((1 - t) / t); no more than log(1 / TINY)."""
+  return -jnp.log(jnp.maximum(_shrink(level, next_level), TINY))
+
+
+# Of what is 0 or infinite at t = 0 and t = 1.
+TINY = 1e-7
+
+
+def ancestral(
+  x: Float[Array, '*S P'],
+  velocity: Float[Array, '*S P'],
+  level: Float[Array, '*S'],
+  next_level: Float[Array, '*S'],
+  state: tuple[()],
+  draw: DrawFn,
+) -> tuple[Float[Array, '*S P'], tuple[()]]:
+  """Goes to the predicted data and comes back with part of the noise new.
+
+  With r = exp(-h), the step that noise / data falls by, the noise at the next
+  level is r old + sqrt(1 - r^2) new: a draw from the posterior of the forward
+  process given the predicted data. First order, in distribution.
+  Source: Song et al. 2021 (DDIM, arXiv:2010.02502), equation 16 with eta = 1,
+  of the path of `flow`.
+  """
+  clean = x - level[..., None] * velocity
+  noise = x + (1.0 - level)[..., None] * velocity
+  kept = _shrink(level, next_level)[..., None]
+  noise = kept * noise + jnp.sqrt(jnp.maximum(1.0 - kept**2, 0.0)) * draw()
+  ahead = flow.interpolate(clean, noise, next_level)
+  return jnp.where((next_level < level)[..., None], ahead, x), state
+
+
 def _once(levels: Float[Array, ' E']) -> Float[Array, ' V']:
   return levels
 
@@ -75,15 +207,39 @@ def _twice(levels: Float[Array, ' E']) -> Float[Array, ' V']:
   return jnp.concatenate([levels[:1], jnp.repeat(levels[1:-1], 2), levels[-1:]])
 
 
+def _nothing(x: Float[Array, '*S P']) -> tuple[()]:
+  return ()
+
+
+def _no_step(x: Float[Array, '*S P']) -> Last:
+  return Last(jnp.zeros_like(x), jnp.zeros_like(x[..., 0]))
+
+
+def _no_past(x: Float[Array, '*S P']) -> Past:
+  zeros = jnp.zeros_like(x)
+  none = zeros[..., 0]
+  return Past(zeros, zeros, zeros, none, none, none.astype(jnp.int32))
+
+
 class Sampler(NamedTuple):
-  """A step rule `(x, velocity, level, next_level, state) -> (x, state)`."""
+  """A step rule, where it stands, and what it remembers.
 
-  step: Callable[..., tuple[Float[Array, '*S P'], Last]]
+  The rule is `(x, velocity, level, next_level, state, draw) -> (x, state)`.
+  """
+
+  step: Callable[..., tuple[Float[Array, '*S P'], Any]]
   # Levels of the schedule -> levels to evaluate the velocity at, and the last.
-  visits: Callable[[Float[Array, ' E']], Float[Array, ' V']]
+  visits: Callable[[Float[Array, ' E']], Float[Array, ' V']] = _once
+  start: Callable[[Float[Array, '*S P']], Any] = _nothing
+  stochastic: bool = False  # calls `draw`
 
 
-SAMPLERS = {'euler': Sampler(euler, _once), 'heun': Sampler(heun, _twice)}
+SAMPLERS = {
+  'euler': Sampler(euler),
+  'heun': Sampler(heun, visits=_twice, start=_no_step),
+  'unipc': Sampler(unipc, start=_no_past),
+  'ancestral': Sampler(ancestral, stochastic=True),
+}
 
 
 def levels_schedule(
@@ -115,6 +271,7 @@ def integrate(
   start: Float[Array, '*S'],
   levels: Float[Array, ' E'],
   sampler: Sampler,
+  noise_fn: Callable[[Int[Array, '']], Float[Array, '*S P']] | None = None,
 ) -> Float[Array, '*S P']:
   """Walks tokens down to level 0, in one scan with one call of the network.
 
@@ -125,15 +282,20 @@ def integrate(
       of this and the schedule's.
     levels: The schedule, falling to 0, as from `levels_schedule`.
     sampler: An entry of `SAMPLERS`.
+    noise_fn: Number of a step -> its noise, for samplers that are stochastic.
   """
 
-  def visit(carry, pair):
+  def visit(carry, this):
     x, state = carry
+    index, *pair = this
     level, next_level = (jnp.minimum(start, scheduled) for scheduled in pair)
     velocity = velocity_fn(x, level)
-    return sampler.step(x, velocity, level, next_level, state), None
+    draw = functools.partial(noise_fn, index) if noise_fn else None
+    return sampler.step(x, velocity, level, next_level, state, draw), None
 
+  if sampler.stochastic and noise_fn is None:
+    raise ValueError('sampling: a stochastic sampler needs a noise_fn')
   visits = sampler.visits(levels)
-  state = Last(jnp.zeros_like(x), jnp.zeros_like(start))
-  (x, _), _ = jax.lax.scan(visit, (x, state), (visits[:-1], visits[1:]))
+  steps = (jnp.arange(len(visits) - 1), visits[:-1], visits[1:])
+  (x, _), _ = jax.lax.scan(visit, (x, sampler.start(x)), steps)
   return x

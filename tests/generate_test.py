@@ -25,6 +25,9 @@ SETTINGS = generate.Settings(
   sampler='euler',
   steps=2,
   guidance=2.0,
+  guidance_rule='cfg',
+  guidance_low=0.0,
+  guidance_high=1.0,
   micro_batch=2,
 )
 REQUESTS = [
@@ -77,6 +80,41 @@ def test_a_clip_has_the_same_bits_in_any_slot(networks, alone):
   order = [5, 0, 3, 3, 7]
   made = list(make([REQUESTS[i] for i in order]))
   assert_same(made, [alone[i] for i in order])
+
+
+def test_a_stochastic_sampler_has_noise_of_the_clip_alone(networks, alone):
+  settings = SETTINGS._replace(sampler='ancestral')
+  make = generate.make_generator(networks, settings, mesh_of(1))
+  together = list(make(REQUESTS[:3]))
+  assert_same(make([REQUESTS[2]]), together[2:])
+  assert together[0].digest != alone[0].digest
+
+
+def test_guidance_outside_its_levels_is_none(networks):
+  """Two steps, at levels 1 and 1/2: the interval takes either or none."""
+  made = {}
+  for low, high in ((0.0, 1.0), (0.6, 1.0), (0.0, 0.4)):
+    settings = SETTINGS._replace(guidance_low=low, guidance_high=high)
+    make = generate.make_generator(networks, settings, mesh_of(1))
+    made[low, high] = next(make(REQUESTS[:1])).latent
+  make = generate.make_generator(
+    networks, SETTINGS._replace(guidance=1.0), mesh_of(1)
+  )
+  unguided = next(make(REQUESTS[:1])).latent
+  np.testing.assert_allclose(made[0.0, 0.4], unguided, atol=1e-5)
+  assert np.abs(made[0.6, 1.0] - unguided).max() > 1e-3
+  assert np.abs(made[0.6, 1.0] - made[0.0, 1.0]).max() > 1e-4
+
+
+def test_zero_star_stands_still_at_first(networks):
+  settings = SETTINGS._replace(steps=1, guidance_rule='zero_star')
+  make = generate.make_generator(networks, settings, mesh_of(1))
+  made = next(make(REQUESTS[:1])).latent
+  painted = canvas.text_to_video(2, 4, 4, 4, '')
+  plan = canvas.to_tokens(painted, networks.config.model.patch)
+  noise = generate._start(plan, jnp.uint32(REQUESTS[0].seed))[None]
+  still = tokens.unpatchify(noise, (2, 4, 4), networks.config.model.patch)
+  np.testing.assert_array_equal(made, still[0])
 
 
 @pytest.mark.parametrize(
