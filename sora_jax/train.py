@@ -27,6 +27,7 @@ from sora_jax import (
   optimizer,
   prepare,
   problems,
+  replay,
   sample,
   sharding,
   state as state_lib,
@@ -58,6 +59,7 @@ def train(config: config_lib.Config, workdir: epath.Path) -> State:
     ValueError: a config that cannot be, a missing corpus or model, or no good
       checkpoint where there was one.
     FloatingPointError: too many steps in a row were not finite.
+    replay.SilentCorruption: a step that was taken twice gave other bits.
   """
   check(config)
   mesh = sharding.make_mesh(config.mesh)
@@ -86,6 +88,11 @@ def check(config: config_lib.Config) -> None:
   for name in ('accumulate', 'log_every', 'save_every', 'keep'):
     if getattr(run, name) < 1:
       raise ValueError(f'run.{name}={getattr(run, name)} must be 1 or more')
+  if run.replay_every < 0:
+    raise ValueError(
+      f'run.replay_every={run.replay_every} must be a number of steps, or 0 '
+      'for never'
+    )
   if config.seed < 0:
     raise ValueError(f'seed={config.seed} must be 0 or more')
   if config.mesh.context > 1:
@@ -292,7 +299,11 @@ def _loop(
     for step in range(first + 1, run.steps + 1):
       with throughput.waiting():
         batch = next(batches)
-      state, sums = step_fn(state, sharding.shard_batch(batch, mesh))
+      batch = sharding.shard_batch(batch, mesh)
+      if run.replay_every and step % run.replay_every == 0:
+        state, sums = replay.checked(step_fn, state, batch, step)
+      else:
+        state, sums = step_fn(state, batch)
       if pending is not None:
         _report(config, writer, throughput, *pending)
       if step == first + 2:

@@ -14,7 +14,8 @@ PACKAGE = ROOT / 'sora_jax'
 LEVELS = (
   'batch rng flow samplers guidance tokens canvas sharding'.split(),
   'models weights data'.split(),
-  'objectives optimizer state checksums checkpoint writers metrics'.split(),
+  'objectives optimizer state checksums checkpoint replay'.split()
+  + 'writers metrics'.split(),
   'experiment config corpus networks'.split(),
   'generate prepare sample problems train evaluate demo'.split(),
   ['cli'],

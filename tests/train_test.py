@@ -18,6 +18,7 @@ from sora_jax import (
   config as config_lib,
   networks,
   problems,
+  replay,
   sharding,
   state as state_lib,
   train,
@@ -71,14 +72,14 @@ def fit(monkeypatch, tmp_path, one_device):
   """Runs a `linear_problem` for some steps; returns the state and its place."""
   monkeypatch.setattr(train, 'export', lambda *unused: None)
 
-  def fit(steps=5, name='run', max_bad_steps=20, **problem):
+  def fit(steps=5, name='run', max_bad_steps=20, replay=0, **problem):
     config = config_lib.Config()
     config.data.limits.rows = ROWS
     config.optim.schedule, config.optim.warmup_steps = 'constant', 0
     config.optim.learning_rate = 0.1
     config.optim.max_bad_steps = max_bad_steps
     config.run.steps, config.run.log_every, config.run.save_every = steps, 1, 1
-    config.run.sample_every = 0
+    config.run.sample_every, config.run.replay_every = 0, replay
     monkeypatch.setitem(
       problems.PROBLEMS,
       config.stage,
@@ -173,6 +174,28 @@ def test_the_loss_of_the_loop_falls_and_every_step_is_logged_once(fit):
   assert lines[-1]['loss'] < 0.1 * lines[0]['loss']
   fit(steps=40)  # has nothing left to do
   assert lines_of(workdir) == lines
+
+
+def test_steps_that_are_taken_twice_change_nothing(fit):
+  plain, _, _ = fit(name='plain')
+  replayed, _, _ = fit(name='replayed', replay=2)
+  assert_same(plain, replayed)
+
+
+def test_a_chip_that_computes_wrong_stops_the_run(fit, monkeypatch, tmp_path):
+  copy = replay._copy
+
+  @jax.jit
+  def wrong(state):
+    kernel = state['trainable']['net']['kernel']
+    trainable = {'net': {'kernel': kernel.at[2].mul(1 + 1e-6)}}
+    return copy(state) | {'trainable': trainable}
+
+  monkeypatch.setattr(replay, '_copy', wrong)
+  with pytest.raises(replay.SilentCorruption, match=r'step 4.*kernel'):
+    fit(replay=4)
+  # What was saved before it stays, to go on from.
+  assert (tmp_path / 'run' / 'checkpoints' / '3').exists()
 
 
 def test_another_config_does_not_replace_that_of_the_run(fit):

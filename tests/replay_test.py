@@ -1,0 +1,92 @@
+"""A step taken twice: what it notices, and that it changes nothing."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec as P
+
+from sora_jax import replay
+
+
+@pytest.fixture
+def state():
+  keys = jax.random.split(jax.random.key(0), 3)
+  params = {
+    'kernel': jax.random.normal(keys[0], (16, 8)),
+    'half': jax.random.normal(keys[1], (32,), jnp.bfloat16),
+  }
+  opt = optax.adam(1e-2).init(params)
+  return dict(step=jnp.int32(3), trainable=params, opt=opt)
+
+
+def flip(tree, rng):
+  """One bit of one number of one leaf, as a particle would."""
+  leaves, structure = jax.tree.flatten(tree)
+  chosen = rng.integers(len(leaves))
+  whole = np.array(leaves[chosen]).reshape(-1)
+  bits = whole.view(np.dtype(f'uint{8 * whole.itemsize}'))
+  bits[rng.integers(bits.size)] ^= 1 << int(rng.integers(8 * whole.itemsize))
+  shape = leaves[chosen].shape
+  leaves[chosen] = jnp.asarray(whole.reshape(shape))
+  return jax.tree.unflatten(structure, leaves), chosen
+
+
+def test_every_flipped_bit_is_noticed_and_its_tensor_named(state):
+  rng = np.random.default_rng(0)
+  paths = [
+    jax.tree_util.keystr(path)
+    for path, _ in jax.tree_util.tree_flatten_with_path(state)[0]
+  ]
+  for _ in range(100):
+    flipped, chosen = flip(state, rng)
+    assert replay.differing(state, flipped) == [paths[chosen]]
+
+
+def test_equal_bits_are_equal_though_they_are_nan(state):
+  state['trainable']['kernel'] = jnp.full((16, 8), jnp.nan)
+  same = jax.tree.map(jnp.copy, state)
+  assert replay.differing(state, same) == []
+  zero = dict(state, step=jnp.float32(0.0))
+  assert replay.differing(zero, dict(zero, step=jnp.float32(-0.0)))
+
+
+def test_a_step_that_is_taken_twice_is_the_step(state):
+  step_fn = jax.jit(
+    lambda state, batch: (
+      jax.tree.map(lambda x: x * 2 + batch.astype(x.dtype), state),
+      batch.sum(),
+    ),
+    donate_argnums=0,
+  )
+  expected = step_fn(replay._copy(state), jnp.float32(1.0))
+  found = replay.checked(step_fn, state, jnp.float32(1.0), 7)
+  assert replay.differing(expected, found) == []
+
+
+def test_a_step_that_differs_the_second_time_stops_the_run(state):
+  calls = []
+
+  def step_fn(state, batch):
+    calls.append(batch)
+    if len(calls) == 2:
+      kernel = state['trainable']['kernel'].at[3, 4].add(1e-6)
+      state = state | {'trainable': state['trainable'] | {'kernel': kernel}}
+    return state, batch
+
+  with pytest.raises(replay.SilentCorruption) as error:
+    replay.checked(step_fn, state, jnp.float32(0), 12)
+  assert 'step 12' in str(error.value)
+  assert "in 1 tensors: [0]['trainable']['kernel'];" in str(error.value)
+
+
+def test_a_bit_on_one_of_eight_devices_is_noticed():
+  mesh = jax.make_mesh((8,), ('x',), axis_types=(jax.sharding.AxisType.Auto,))
+  sharding = NamedSharding(mesh, P('x'))
+  values = np.arange(64, dtype=np.float32)
+  wrong = values.copy()
+  wrong[61] = np.nextafter(wrong[61], 100)
+  place = lambda x: {'w': jax.device_put(x, sharding)}
+  assert replay.differing(place(values), place(values)) == []
+  assert replay.differing(place(values), place(wrong)) == ["['w']"]
