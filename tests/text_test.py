@@ -26,18 +26,21 @@ def shapes(config):
   return jax.eval_shape(lambda key: nn.meta.unbox(text.init(config, key)), KEY)
 
 
-def test_each_head_starts_at_a_place_of_its_own():
-  """So that letters are read as words, in their order, from the first."""
-  bias = text.DistanceBias(text.TextConfig(heads=6))
-  variables = nn.meta.unbox(bias.init(KEY, 60))
-  weights = jax.nn.softmax(bias.apply(variables, 60)[0], axis=-1)
-  for query in (10, 30, 50):
-    for head, neighbour in {0: -1, 1: 1, 4: -2, 5: 2}.items():
-      assert weights[head, query].argmax() == query + neighbour
-      assert weights[head, query].max() > 0.5
-    assert weights[2, query, :query].sum() > 0.9
-    assert weights[3, query, query + 1 :].sum() > 0.9
-    assert weights[2, query, :query].max() < 2 / query
+def test_heads_start_at_a_letter_a_word_a_phrase_and_the_sentence():
+  bias = text.DistanceBias(text.TextConfig())
+  variables = nn.meta.unbox(bias.init(KEY, 160))
+  weights = jax.nn.softmax(bias.apply(variables, 160)[0], axis=-1)
+  for query in (60, 80, 100):
+    for head in range(8):
+      # Distances from 8 on share a bucket with some more.
+      reach = {0: 1, 1: 11, 2: 31, 3: 160}[head // 2]
+      behind = weights[head, query, max(0, query - reach) : query]
+      after = weights[head, query, query + 1 : query + 1 + reach]
+      seen = after if head % 2 else behind
+      assert seen.sum() > 0.5
+      assert seen.max() < 1.5 * seen.mean()
+      other = behind if head % 2 else after
+      assert other.sum() < 0.05 * max(1, reach / 10)
 
 
 @pytest.fixture(scope='module')
