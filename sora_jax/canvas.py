@@ -5,22 +5,33 @@ level 0 is known and stays; with 1 it is made from noise alone; between, it is
 the known value noised to that level, as in SDEdit (arXiv:2108.01073).
 """
 
+import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from sora_jax import tokens
 
 
 class Canvas(NamedTuple):
-  """A latent to be filled in."""
+  """A latent to be filled in.
+
+  In mid-stream there is no image latent: all latents are of four frames, which
+  others came before. A loop is a mid-stream whose last latent meets its first.
+  """
 
   known: Float[np.ndarray, 'F h w C']  # 0 where nothing is known
   start: Float[np.ndarray, 'F h w']  # the level to start from; 0 keeps
-  loop: bool  # time wraps over the latents after the first
-  prompts: tuple[str, ...]
-  text_of: Int[np.ndarray, 'F h w']  # k listens to prompts[k - 1]
+  text_of: Int[np.ndarray, 'F h w']  # k listens to line k of the prompt
+  midstream: bool = False
+  loop: bool = False
+
+  @property
+  def lines(self) -> int:
+    """Lines that a prompt for it has."""
+    return int(self.text_of.max())
 
 
 class CanvasTokens(NamedTuple):
@@ -35,8 +46,11 @@ class CanvasTokens(NamedTuple):
   first: Int[np.ndarray, ' G']  # the first token of each group
 
 
+Latent = Float[np.ndarray, 'K h w C']
+
+
 def text_to_video(
-  frames: int, rows: int, columns: int, channels: int, prompt: str
+  frames: int, rows: int, columns: int, channels: int
 ) -> Canvas:
   """Nothing known: a video, or with one frame an image, from its prompt.
 
@@ -50,48 +64,110 @@ def text_to_video(
   return Canvas(
     known=np.zeros((*size, channels), np.float32),
     start=np.ones(size, np.float32),
-    loop=False,
-    prompts=(prompt,),
     text_of=np.ones(size, np.int32),
   )
 
 
-def animate(
-  first: Float[np.ndarray, 'K h w C'], frames: int, prompt: str
-) -> Canvas:
-  """Known first latents, the rest from noise: animates an image, or extends.
+def keyframes(pieces: dict[int, Latent], frames: int) -> Canvas:
+  """Known pieces at chosen places, the rest from noise.
+
+  A piece at 0 begins with the image latent of its own first frame, which
+  animates an image or goes on from a clip. One further on is of a stream of
+  its own whose image latent is left out: it ends a clip, which is then extended
+  backwards, or is a keyframe, or where another clip is to be met.
 
   Args:
-    first: An image's one latent, or those of a clip's beginning, encoded from
-      its own first frame.
-    frames: Latent frames in all, more than there are in `first`.
-    prompt: What is to happen.
+    pieces: Latents of each piece, by its first latent frame.
+    frames: Latent frames in all.
+
+  Raises:
+    ValueError: no piece, pieces that overlap, leave the canvas or differ in
+      size, or that leave nothing to make.
   """
-  count, rows, columns, channels = first.shape
-  if frames <= count:
+  if not pieces:
+    raise ValueError('canvas: no piece is known; that is text_to_video')
+  canvas = text_to_video(frames, *next(iter(pieces.values())).shape[1:])
+  for at, piece in pieces.items():
+    end = at + len(piece)
+    if piece.shape[1:] != canvas.known.shape[1:]:
+      raise ValueError(
+        f'canvas: the piece at {at} is {piece.shape[1:]}, another one is '
+        f'{canvas.known.shape[1:]}; their sizes must be the same'
+      )
+    if at < 0 or end > frames:
+      raise ValueError(
+        f'canvas: the piece at {at} ends at {end}, outside the {frames} latent '
+        'frames'
+      )
+    if (canvas.start[at:end] == 0).any():
+      raise ValueError(f'canvas: the piece at {at} overlaps another one')
+    canvas.known[at:end] = piece
+    canvas.start[at:end] = 0
+  if not canvas.start.any():
     raise ValueError(
-      f'canvas: {frames=} must exceed the {count} known first latent frames'
+      f'canvas: all of the {frames} latent frames are known; {frames=} must '
+      'exceed them'
     )
-  canvas = text_to_video(frames, rows, columns, channels, prompt)
-  canvas.known[:count] = first
-  canvas.start[:count] = 0
   return validate(canvas)
 
 
-def edit(
-  latent: Float[np.ndarray, 'F h w C'], strength: float, prompt: str
-) -> Canvas:
+def edit(latent: Latent, strength: float) -> Canvas:
   """Repaints a clip: all of it starts from itself, noised to `strength`.
 
   Strength 0 keeps the clip as it is, 1 keeps nothing of it but its size.
   """
   if not 0 <= strength <= 1:
     raise ValueError(f'canvas: {strength=} must be from 0 to 1')
-  frames, rows, columns, channels = latent.shape
-  canvas = text_to_video(frames, rows, columns, channels, prompt)
+  canvas = text_to_video(*latent.shape)
   canvas.known[:] = latent
   canvas.start[:] = strength
   return validate(canvas)
+
+
+def replace(
+  latent: Latent, mask: Bool[np.ndarray, '_ _ _'], strength: float = 1.0
+) -> Canvas:
+  """Repaints what a mask marks, and keeps the rest.
+
+  Raises:
+    ValueError: a mask of another size, or one that marks nothing.
+  """
+  canvas = edit(latent, strength)
+  if mask.shape != canvas.start.shape:
+    raise ValueError(
+      f"canvas: the mask is {mask.shape}; it must be the latent's "
+      f'{canvas.start.shape}'
+    )
+  if not mask.any():
+    raise ValueError('canvas: the mask marks nothing to repaint')
+  canvas.start[~mask] = 0
+  return validate(canvas)
+
+
+def loop(frames: int, rows: int, columns: int, channels: int) -> Canvas:
+  """Nothing known, of 4 `frames` frames whose end is their beginning."""
+  if frames < 2:
+    raise ValueError(f'canvas: a loop of {frames=} must have 2 or more')
+  canvas = text_to_video(frames, rows, columns, channels)
+  return canvas._replace(midstream=True, loop=True)
+
+
+def storyboard(canvas: Canvas, starts: Sequence[int]) -> Canvas:
+  """Lets the k-th line of the prompt speak from latent frame starts[k] on.
+
+  Raises:
+    ValueError: starts that do not rise from 0 within the canvas.
+  """
+  frames = len(canvas.start)
+  rising = all(a < b for a, b in itertools.pairwise(starts))
+  if not starts or starts[0] != 0 or not rising or starts[-1] >= frames:
+    raise ValueError(
+      f'canvas: scenes start at {list(starts)}; they must rise from 0 within '
+      f'{frames} latent frames'
+    )
+  line = np.searchsorted(starts, np.arange(frames), side='right')
+  text_of = np.broadcast_to(line[:, None, None], canvas.start.shape)
+  return canvas._replace(text_of=text_of.astype(np.int32))
 
 
 def validate(canvas: Canvas) -> Canvas:
@@ -99,7 +175,7 @@ def validate(canvas: Canvas) -> Canvas:
 
   Raises:
     ValueError: shapes that disagree, levels outside [0, 1], known latents that
-      are not finite, or a text that is not there.
+      are not finite, or lines that are not counted from 1.
   """
   size = canvas.known.shape[:3]
   for name in ('start', 'text_of'):
@@ -116,12 +192,12 @@ def validate(canvas: Canvas) -> Canvas:
     )
   if not np.isfinite(canvas.known).all():
     raise ValueError('canvas: known latents must be finite; some are not')
-  low, high = canvas.text_of.min(), canvas.text_of.max()
-  if low < 1 or high > len(canvas.prompts):
+  if (low := canvas.text_of.min()) < 1:
     raise ValueError(
-      f'canvas: text_of is from {low} to {high}; there are '
-      f'{len(canvas.prompts)} prompts, counted from 1'
+      f'canvas: text_of is from {low}; lines of a prompt are counted from 1'
     )
+  if canvas.loop and not canvas.midstream:
+    raise ValueError('canvas: a loop has no image latent; it is mid-stream')
   return canvas
 
 
@@ -145,12 +221,15 @@ def to_tokens(canvas: Canvas, patch: tokens.Patch) -> CanvasTokens:
     )
   start = fold(canvas.start[..., None]).max(axis=-1)
   position = tokens.positions(grid := tokens.token_grid(size, patch))
+  index = tokens.raster_index(position, grid)
+  if canvas.midstream:
+    position = position + np.array([1, 0, 0], position.dtype)
   _, first, group = np.unique(start, return_index=True, return_inverse=True)
   return CanvasTokens(
     known=fold(canvas.known),
     start=start,
     position=position,
-    index=tokens.raster_index(position, grid),
+    index=index,
     text_of=text_of[:, 0],
     group=group.astype(np.int32),
     first=first.astype(np.int32),

@@ -1,21 +1,15 @@
-"""Prompt and canvas to latent to frames.
-
-One jitted program samples a micro-batch of clips of one size: text encoder,
-every solver step with guidance, and nothing of the request besides. Its shape
-is fixed and each clip's noise belongs to its own seed, so a clip has the same
-bits whatever else was asked for, in whichever slot, on any number of devices
-along data and fsdp.
-"""
+"""Prompt and canvas to latent to frames, clip by clip."""
 
 import hashlib
+import operator
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec as P
-from jaxtyping import Array, Float, Int, UInt, UInt8
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, UInt8
 
 from sora_jax import (
   batch,
@@ -24,8 +18,7 @@ from sora_jax import (
   flow,
   guidance,
   networks as networks_lib,
-  objectives,
-  rng,
+  paint,
   samplers,
   sharding,
   tokens,
@@ -35,6 +28,7 @@ from sora_jax.models import autoencoder, rope
 
 Params = Any
 Networks = networks_lib.Networks
+Settings = paint.Settings
 
 # Latent frames decoded at once: enough to keep a device busy, and memory does
 # not grow with the length of the clip.
@@ -44,21 +38,9 @@ DECODE_CHUNK = 8
 class Request(NamedTuple):
   """One clip to make."""
 
-  prompt: str
+  prompt: str  # a line for each part of the canvas that has its own
   seed: int
-
-
-class Settings(NamedTuple):
-  """How clips are made; see `SampleConfig`."""
-
-  size: batch.Size
-  sampler: str
-  steps: int
-  guidance: float
-  guidance_rule: str
-  guidance_low: float
-  guidance_high: float
-  micro_batch: int
+  canvas: canvas_lib.Canvas | None = None  # nothing painted, of settings.size
 
 
 class Made(NamedTuple):
@@ -129,135 +111,6 @@ def latent_size(
   return frames, size.height // config.space, size.width // config.space
 
 
-def make_sampler(
-  config: config_lib.Config, settings: Settings, mesh: Mesh
-) -> Callable[..., Float[Array, 'B N P']]:
-  """Compiles once: (params, plan, levels, seeds [B], text ids [B, 2, L]).
-
-  What it returns takes clips to latent tokens [B, N, P]. B is a micro-batch
-  for each device along data and fsdp; all clips have the same plan and levels,
-  which are arguments, since XLA simplifies what it sees of a constant, and not
-  in the same way for every number of devices.
-  """
-  sampler = samplers.SAMPLERS[settings.sampler]
-
-  def micro_batch(shared, seeds, text_ids):
-    params, plan, levels = shared
-    x = jax.vmap(lambda seed: _start(plan, seed))(seeds)
-    velocity_fn = _velocity(config, settings, plan, levels, params, text_ids)
-    start = jnp.broadcast_to(plan.start, x.shape[:2])
-    noise_fn = lambda step: jax.vmap(
-      lambda seed: _noise(plan, seed, 'sampler', step)
-    )(seeds)
-    return samplers.integrate(velocity_fn, x, start, levels, sampler, noise_fn)
-
-  return on_each_device(micro_batch, mesh)
-
-
-def on_each_device(
-  function: Callable[..., Any], mesh: Mesh
-) -> Callable[..., Any]:
-  """Jits `function(shared, *rows)` to run on every device's rows alone.
-
-  Each device sees all of `shared` and a micro-batch of its own, and computes
-  what one device would compute alone, to the bit.
-  """
-
-  def run(shared, *rows):
-    mapped = jax.shard_map(
-      function,
-      mesh=mesh,
-      in_specs=(P(), *(P(sharding.ROWS) for _ in rows)),
-      out_specs=P(sharding.ROWS),
-      check_vma=False,
-    )
-    return mapped(shared, *rows)
-
-  return jax.jit(run)
-
-
-def _start(
-  plan: canvas_lib.CanvasTokens, seed: UInt[Array, '']
-) -> Float[Array, 'N P']:
-  """The canvas, noised to the level that each token starts from."""
-  noise = _noise(plan, seed, 'noise')
-  return flow.interpolate(
-    jnp.asarray(plan.known), noise, jnp.asarray(plan.start)
-  )
-
-
-def _noise(
-  plan: canvas_lib.CanvasTokens,
-  seed: UInt[Array, ''],
-  purpose: str,
-  *indices: rng.Index,
-) -> Float[Array, 'N P']:
-  key = rng.key(jax.random.key(seed), purpose, *indices)
-  return rng.token_noise(key, jnp.asarray(plan.index), plan.known.shape[-1])
-
-
-def _velocity(
-  config: config_lib.Config,
-  settings: Settings,
-  plan: canvas_lib.CanvasTokens,
-  levels: Float[Array, ' E'],
-  params: Params,
-  text_ids: Int[Array, 'm 2 L'],
-) -> samplers.VelocityFn:
-  """Guided velocity of a micro-batch: rows with and without the prompt."""
-  guided = settings.guidance != 1.0
-  rule = guidance.RULES[settings.guidance_rule]
-  ways = 2 if guided else 1
-  rows = text_ids.shape[0] * ways
-  ids = text_ids[:, :ways].reshape(rows, -1)
-  pack = _pack(plan, rows, ids)
-  text = objectives.text_features(config.text, params.get('text'), pack)
-
-  def velocity_fn(x, level):
-    x_rows = jnp.repeat(x, ways, axis=0)
-    level_rows = jnp.repeat(level, ways, axis=0)
-    prediction = objectives.denoise(
-        config.model, params['dit'], x_rows, level_rows[:, plan.first], pack,
-        text,
-    )  # fmt: skip
-    velocity = flow.to_velocity(
-      prediction, x_rows, level_rows, config.denoising.prediction
-    )
-    if not guided:
-      return velocity
-    scale = guidance.within(
-      settings.guidance, level, settings.guidance_low, settings.guidance_high
-    )
-    velocity = rule(velocity[0::2], velocity[1::2], scale)
-    if settings.guidance_rule == 'zero_star':
-      velocity = jnp.where(level[..., None] > levels[1], 0.0, velocity)
-    return velocity
-
-  return velocity_fn
-
-
-def _pack(
-  plan: canvas_lib.CanvasTokens, rows: int, ids: Int[Array, 'R L']
-) -> batch.Pack:
-  """One clip a row: what surrounds the tokens of a canvas."""
-  each = lambda x: jnp.broadcast_to(x, (rows, *np.shape(x)))
-  ones = np.ones(len(plan.start), np.int32)
-  return batch.Pack(
-    tokens=None,
-    position=each(plan.position),
-    index=each(plan.index),
-    segment=each(ones),
-    group=each(plan.group),
-    group_clip=each(np.ones(len(plan.first), np.int32)),
-    group_index=each(np.arange(len(plan.first), dtype=np.int32)),
-    text_of=each(plan.text_of),
-    text_segment=(ids != transforms.PAD).astype(jnp.int32),
-    draw=None,
-    tokens_in_clip=None,
-    text_ids=ids,
-  )
-
-
 def make_decoder(
   config: autoencoder.AutoencoderConfig, mesh: Mesh
 ) -> Callable[[Params, Float[Array, 'B F h w C']], Iterator[np.ndarray]]:
@@ -272,7 +125,10 @@ def make_decoder(
   def later(params, z, stream):
     return finish(*autoencoder.decode_chunk(config, params, stream, z))
 
-  first, later = on_each_device(first, mesh), on_each_device(later, mesh)
+  first, later = (
+    paint.on_each_device(first, mesh),
+    paint.on_each_device(later, mesh),
+  )
 
   def decode(params, z):
     stream, frames = first(params, z[:, : 1 + DECODE_CHUNK])
@@ -300,6 +156,7 @@ def sample(
 ) -> Iterator[Made]:
   """Makes clips from prompts, in the order asked for.
 
+  Their canvases, if they have any, are of one layout.
   By default it runs on as many devices as there are micro-batches.
 
   Raises:
@@ -308,7 +165,8 @@ def sample(
   requests = list(requests)
   if mesh is None:
     mesh = mesh_for(len(requests), settings)
-  return make_generator(networks, settings, mesh)(requests)
+  layout = requests[0].canvas if requests else None
+  return make_generator(networks, settings, mesh, layout)(requests)
 
 
 def mesh_for(clips: int, settings: Settings) -> Mesh:
@@ -319,56 +177,139 @@ def mesh_for(clips: int, settings: Settings) -> Mesh:
 
 
 def make_generator(
-  networks: Networks, settings: Settings, mesh: Mesh
+  networks: Networks,
+  settings: Settings,
+  mesh: Mesh,
+  layout: canvas_lib.Canvas | None = None,
 ) -> Callable[[list[Request]], Iterator[Made]]:
-  """Places the weights; what it returns compiles once, at its first call."""
+  """Places the weights; what it returns compiles once, at its first call.
+
+  Args:
+    networks: All three of them.
+    settings: How clips are made.
+    mesh: Where.
+    layout: A canvas whose levels, lines and time are those of every request;
+      what is known may differ. Empty, of `settings.size`, by default.
+  """
   missing = set(networks_lib.KINDS) - set(networks.params)
   if missing:
     raise ValueError(f'the model has no {" and no ".join(sorted(missing))}')
   config = networks.config
   check(config, settings)
-  size = latent_size(config.autoencoder, settings.size)
-  canvas = canvas_lib.text_to_video(*size, config.model.channels, '')
-  plan = canvas_lib.to_tokens(canvas, config.model.patch)
+  layout = layout or blank(config, settings.size)
+  size = layout.start.shape
+  plan = canvas_lib.to_tokens(layout, config.model.patch)
   params = jax.device_put(networks.params, sharding.replicated(mesh))
   alpha = float(flow.shift_alpha(len(plan.start), config.denoising.level))
-  levels = samplers.levels_schedule(settings.steps, alpha)
-  shared = jax.device_put((params, plan, levels), sharding.replicated(mesh))
-  run = make_sampler(config, settings, mesh)
+  levels = samplers.levels_schedule(
+    settings.steps, alpha, float(plan.start.max())
+  )
+  shared = jax.device_put(
+    paint.Shared(params, plan, levels), sharding.replicated(mesh)
+  )
+  wrap = size[0] if layout.loop else 0
+  run = paint.make_sampler(config, settings, mesh, wrap)
   decode = make_decoder(config.autoencoder, mesh)
   count = mesh.shape['data'] * mesh.shape['fsdp'] * settings.micro_batch
 
   def generate(requests: list[Request]) -> Iterator[Made]:
-    slots = config.sample.text_slots
-    ids = np.array([prompt_ids(request.prompt, slots) for request in requests])
-    seeds = np.array([_seed(request) for request in requests], np.uint32)
+    rows = _rows(requests, layout, config)
     for i in range(0, len(requests), count):
       # The last clip is repeated to fill the one shape that is compiled.
       fill = np.minimum(np.arange(i, i + count), len(requests) - 1)
       with sharding.use(mesh):
-        values = run(shared, seeds[fill], ids[fill])
+        values = run(shared, jax.tree.map(operator.itemgetter(fill), rows))
         z = tokens.unpatchify(values, size, config.model.patch)
-        chunks = list(decode(params['autoencoder'], z))
-      frames, z = np.concatenate(chunks, axis=1), np.asarray(z)
+        frames = _decode(decode, params['autoencoder'], z, layout.loop)
+      z = np.asarray(z)
       for j, request in enumerate(requests[i : i + count]):
         yield Made(request, z[j], frames[j])
 
   return generate
 
 
-def prompt_ids(prompt: str, slots: int) -> Int[np.ndarray, '2 L']:
-  """A prompt and the empty prompt as padded token ids.
+def blank(config: config_lib.Config, size: batch.Size) -> canvas_lib.Canvas:
+  """Nothing known, of a size in pixels and frames."""
+  return canvas_lib.text_to_video(
+    *latent_size(config.autoencoder, size), config.model.channels
+  )
+
+
+def _decode(
+  decode: Callable, params: Params, z: Float[Array, 'B F h w C'], loop: bool
+) -> UInt8[np.ndarray, 'B T H W 3']:
+  """Frames of latents; of a loop, those of its second lap."""
+  laps = jnp.concatenate([z[:, -1:], z, z], axis=1) if loop else z
+  frames = np.concatenate(list(decode(params, laps)), axis=1)
+  # One frame of the first latent, then as many in each of two laps.
+  return frames[:, (1 + frames.shape[1]) // 2 :] if loop else frames
+
+
+def _rows(
+  requests: list[Request],
+  layout: canvas_lib.Canvas,
+  config: config_lib.Config,
+) -> paint.Rows:
+  """Requests as arrays.
 
   Raises:
-    ValueError: the prompt is empty, or needs more than `slots` ids.
+    ValueError: a seed or a prompt that cannot be, or a canvas that is painted
+      elsewhere than the layout is.
   """
-  if not prompt.strip():
+  known = []
+  for request in requests:
+    canvas = layout if request.canvas is None else request.canvas
+    for name in ('start', 'text_of', 'midstream', 'loop'):
+      if not np.array_equal(getattr(canvas, name), getattr(layout, name)):
+        raise ValueError(
+          f'{request.prompt!r} has a canvas of another {name} than the first '
+          'one of its batch; sample them apart'
+        )
+    known.append(canvas_lib.to_tokens(canvas, config.model.patch).known)
+  texts = [
+    prompt_ids(request.prompt, config.sample.text_slots, layout.lines)
+    for request in requests
+  ]
+  return paint.Rows(
+    seed=np.array([_seed(request) for request in requests], np.uint32),
+    known=np.stack(known),
+    text_ids=np.stack([ids for ids, _ in texts]),
+    text_segment=np.stack([segment for _, segment in texts]),
+  )
+
+
+def prompt_ids(
+  prompt: str, slots: int, lines: int = 1
+) -> tuple[Int[np.ndarray, '2 L'], Int[np.ndarray, '2 L']]:
+  """A prompt, and an empty one, as padded token ids; and their lines, from 1.
+
+  Args:
+    prompt: Its lines are captions of their own.
+    slots: L / lines, the ids that a line may need.
+    lines: How many there must be.
+
+  Raises:
+    ValueError: a line is empty or needs more than `slots` ids, or there are
+      more or fewer lines.
+  """
+  parts = prompt.split('\n')
+  if len(parts) != lines:
+    raise ValueError(
+      f'prompt {prompt!r} has {len(parts)} lines; its canvas has {lines} parts '
+      'that listen to a line each'
+    )
+  if not all(part.strip() for part in parts):
     raise ValueError('a prompt is empty; it must say what to show')
-  out = np.full((2, slots), transforms.PAD, np.int32)
-  for row, text in zip(out, (prompt, ''), strict=True):
-    ids = transforms.byte_ids(text, slots)
-    row[: len(ids)] = ids
-  return out
+  ids = np.full((2, slots * lines), transforms.PAD, np.int32)
+  segment = np.zeros_like(ids)
+  for row, captions in enumerate((parts, [''] * lines)):
+    end = 0
+    for line, caption in enumerate(captions):
+      words = transforms.byte_ids(caption, slots)
+      ids[row, end : end + len(words)] = words
+      segment[row, end : end + len(words)] = line + 1
+      end += len(words)
+  return ids, segment
 
 
 def _seed(request: Request) -> int:

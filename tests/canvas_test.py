@@ -12,28 +12,55 @@ def latent(frames):
 
 
 def test_text_to_video_knows_nothing():
-  blank = canvas.validate(canvas.text_to_video(5, 4, 6, 3, 'a red ball'))
+  blank = canvas.validate(canvas.text_to_video(5, 4, 6, 3))
   assert blank.known.shape == (5, 4, 6, 3)
   assert (blank.start == 1).all() and (blank.text_of == 1).all()
-  assert blank.prompts == ('a red ball',) and not blank.loop
+  assert blank.lines == 1 and not blank.loop
 
 
-def test_animate_keeps_the_first_latents_only():
+def test_a_known_beginning_is_kept_and_nothing_else():
   first = latent(2)
-  painted = canvas.animate(first, 5, 'it moves')
+  painted = canvas.keyframes({0: first}, 5)
   np.testing.assert_array_equal(painted.known[:2], first)
   assert (painted.start[:2] == 0).all() and (painted.start[2:] == 1).all()
 
 
+def test_two_clips_are_met_where_they_are_put():
+  head, tail = latent(2), latent(3)[1:] + 1
+  painted = canvas.keyframes({0: head, 5: tail}, 7)
+  np.testing.assert_array_equal(painted.known[:2], head)
+  np.testing.assert_array_equal(painted.known[5:], tail)
+  assert painted.start[:, 0, 0].tolist() == [0, 0, 1, 1, 1, 0, 0]
+  assert (painted.known[2:5] == 0).all()
+
+
+def test_replace_repaints_what_the_mask_marks():
+  clip, mask = latent(2), np.zeros((2, 4, 6), bool)
+  mask[1, 2:, 1:3] = True
+  painted = canvas.replace(clip, mask)
+  np.testing.assert_array_equal(painted.start, mask)
+  np.testing.assert_array_equal(painted.known, clip)
+  gentle = canvas.replace(clip, mask, 0.5)
+  np.testing.assert_array_equal(gentle.start, mask * 0.5)
+
+
+def test_a_loop_has_no_image_latent():
+  painted = canvas.validate(canvas.loop(3, 4, 6, 3))
+  assert painted.loop and painted.midstream
+  cut = canvas.to_tokens(painted, PATCH)
+  np.testing.assert_array_equal(np.unique(cut.position[:, 0]), [1, 2, 3])
+  np.testing.assert_array_equal(cut.index, np.arange(18))
+
+
 def test_edit_starts_all_of_the_clip_at_the_strength():
   clip = latent(3)
-  painted = canvas.edit(clip, 0.6, 'in snow')
+  painted = canvas.edit(clip, 0.6)
   np.testing.assert_array_equal(painted.known, clip)
   assert (painted.start == np.float32(0.6)).all()
 
 
 def test_tokens_are_in_raster_order_with_a_group_for_each_level():
-  painted = canvas.animate(latent(1), 3, 'it moves')
+  painted = canvas.keyframes({0: latent(1)}, 3)
   cut = canvas.to_tokens(painted, PATCH)
   np.testing.assert_array_equal(cut.start, np.repeat([0, 1, 1], 6))
   np.testing.assert_array_equal(cut.group, np.repeat([0, 1, 1], 6))
@@ -47,22 +74,21 @@ def test_tokens_are_in_raster_order_with_a_group_for_each_level():
 
 
 def test_a_token_is_known_only_if_all_of_its_patch_is():
-  painted = canvas.edit(latent(1), 0.0, 'same')
+  painted = canvas.edit(latent(1), 0.0)
   painted.start[0, 0, 1] = 1.0
   cut = canvas.to_tokens(painted, PATCH)
   np.testing.assert_array_equal(cut.start, [1, 0, 0, 0, 0, 0])
 
 
 def test_a_storyboard_speaks_to_its_own_frames():
-  painted = canvas.text_to_video(2, 4, 6, 3, 'day')
-  painted.text_of[1] = 2
-  painted = painted._replace(prompts=('day', 'night'))
+  painted = canvas.storyboard(canvas.text_to_video(5, 4, 6, 3), [0, 1, 4])
+  assert painted.lines == 3
   cut = canvas.to_tokens(painted, PATCH)
-  np.testing.assert_array_equal(cut.text_of, np.repeat([1, 2], 6))
+  np.testing.assert_array_equal(cut.text_of, np.repeat([1, 2, 2, 2, 3], 6))
 
 
 def spoiled(name):
-  painted = canvas.text_to_video(2, 4, 6, 3, 'a ball')
+  painted = canvas.text_to_video(2, 4, 6, 3)
   if name == 'level':
     painted.start[0] = 1.5
   elif name == 'level is nan':
@@ -70,12 +96,13 @@ def spoiled(name):
   elif name == 'known':
     painted.known[1, 2] = np.inf
   elif name == 'text':
-    painted.text_of[0] = 2
+    painted.text_of[0] = 0
   elif name == 'shape':
     painted = painted._replace(start=painted.start[:1])
   elif name == 'border':
     painted.text_of[:, :1] = 2
-    painted = painted._replace(prompts=('a', 'b'))
+  elif name == 'loop':
+    painted = painted._replace(loop=True)
   return painted
 
 
@@ -85,7 +112,8 @@ def spoiled(name):
     ('level', r'to 1\.5'),
     ('level is nan', 'nan'),
     ('known', 'finite'),
-    ('text', 'to 2; there are 1'),
+    ('text', 'text_of is from 0'),
+    ('loop', 'no image latent'),
     ('shape', r'start is \(1, 4, 6\).*\(2, 4, 6\)'),
     ('border', r'patch \(1, 2, 2\)'),
   ],
@@ -95,10 +123,34 @@ def test_what_cannot_be_sampled_is_refused_by_name(name, message):
     canvas.to_tokens(spoiled(name), PATCH)
 
 
-def test_builders_refuse_what_cannot_be():
-  with pytest.raises(ValueError, match='frames=2 must exceed the 2'):
-    canvas.animate(latent(2), 2, '')
-  with pytest.raises(ValueError, match=r'strength=1\.2'):
-    canvas.edit(latent(2), 1.2, '')
-  with pytest.raises(ValueError, match=r'\(0, 4, 6\)'):
-    canvas.text_to_video(0, 4, 6, 3, '')
+@pytest.mark.parametrize(
+  ('build', 'message'),
+  [
+    (lambda: canvas.keyframes({0: latent(2)}, 2), 'frames=2 must exceed'),
+    (lambda: canvas.keyframes({}, 2), 'no piece is known'),
+    (lambda: canvas.keyframes({3: latent(2)}, 4), 'at 3 ends at 5, outside'),
+    (lambda: canvas.keyframes({0: latent(2), 1: latent(1)}, 4), 'at 1 overlap'),
+    (
+      lambda: canvas.keyframes({0: latent(1), 2: latent(1)[:, :2]}, 4),
+      r'at 2 is \(2, 6, 3\), another one is \(4, 6, 3\)',
+    ),
+    (lambda: canvas.edit(latent(2), 1.2), r'strength=1\.2'),
+    (
+      lambda: canvas.replace(latent(2), np.ones((1, 4, 6), bool)),
+      r'mask is \(1, 4, 6\); it must be the latent.s \(2, 4, 6\)',
+    ),
+    (
+      lambda: canvas.replace(latent(2), np.zeros((2, 4, 6), bool)),
+      'marks nothing',
+    ),
+    (lambda: canvas.loop(1, 4, 6, 3), 'frames=1 must have 2'),
+    (
+      lambda: canvas.storyboard(canvas.text_to_video(3, 4, 6, 3), [0, 3]),
+      r'start at \[0, 3\]; they must rise from 0 within 3',
+    ),
+    (lambda: canvas.text_to_video(0, 4, 6, 3), r'\(0, 4, 6\)'),
+  ],
+)
+def test_builders_refuse_what_cannot_be(build, message):
+  with pytest.raises(ValueError, match=message):
+    build()

@@ -11,6 +11,7 @@ from sora_jax import (
   canvas,
   flow,
   generate,
+  paint,
   rng,
   samplers,
   sharding,
@@ -110,11 +111,7 @@ def test_zero_star_stands_still_at_first(networks):
   settings = SETTINGS._replace(steps=1, guidance_rule='zero_star')
   make = generate.make_generator(networks, settings, mesh_of(1))
   made = next(make(REQUESTS[:1])).latent
-  painted = canvas.text_to_video(2, 4, 4, 4, '')
-  plan = canvas.to_tokens(painted, networks.config.model.patch)
-  noise = generate._start(plan, jnp.uint32(REQUESTS[0].seed))[None]
-  still = tokens.unpatchify(noise, (2, 4, 4), networks.config.model.patch)
-  np.testing.assert_array_equal(made, still[0])
+  np.testing.assert_array_equal(made, noise_of(REQUESTS[0].seed))
 
 
 @pytest.mark.parametrize(
@@ -140,19 +137,103 @@ def test_each_prompt_has_an_influence_that_guidance_scales(networks):
   np.testing.assert_allclose(first[3.0], first[0.0] + 3 * difference, atol=2e-5)
 
 
-def test_sampling_starts_from_the_noise_of_the_seed(networks):
-  """No step to take: what is left is the noise that `rng` names."""
-  painted = canvas.text_to_video(2, 4, 4, 4, '')
-  plan = canvas.to_tokens(painted, networks.config.model.patch)
-  start = generate._start(plan, jnp.uint32(7))
-  key = rng.key(jax.random.key(7), 'noise')
-  noise = rng.token_noise(key, jnp.arange(8), 16)
-  np.testing.assert_array_equal(start, noise)
-  known = canvas.animate(np.full((1, 4, 4, 4), 0.5, np.float32), 2, '')
-  plan = canvas.to_tokens(known, networks.config.model.patch)
-  start = generate._start(plan, jnp.uint32(7))
-  np.testing.assert_array_equal(start[:4], 0.5)
-  np.testing.assert_array_equal(start[4:], noise[4:])
+def noise_of(seed):
+  """The noise that `rng` names, as the latent of a clip."""
+  key = rng.key(jax.random.key(seed), 'noise')
+  noise = rng.token_noise(key, jnp.arange(8), 16)[None]
+  return tokens.unpatchify(noise, (2, 4, 4), (1, 2, 2))[0]
+
+
+def test_what_is_known_stays_and_the_rest_starts_from_the_noise_of_the_seed(
+  networks,
+):
+  """The first step of CFG-Zero* is no step, so what is left is the start."""
+  settings = SETTINGS._replace(steps=1, guidance_rule='zero_star')
+  first = np.full((1, 4, 4, 4), 0.5, np.float32)
+  painted = [canvas.keyframes({0: first * i}, 2) for i in range(3)]
+  requests = [generate.Request('a', 7, c) for c in painted]
+  make = generate.make_generator(networks, settings, mesh_of(1), painted[0])
+  for i, made in enumerate(make(requests)):
+    np.testing.assert_array_equal(made.latent[:1], first * i)
+    np.testing.assert_array_equal(made.latent[1:], noise_of(7)[1:])
+  repainted = canvas.edit(np.full((2, 4, 4, 4), 2.0, np.float32), 0.25)
+  (made,) = generate.sample(
+    networks, [generate.Request('a', 7, repainted)], settings
+  )
+  expected = 0.75 * 2.0 + 0.25 * noise_of(7)
+  np.testing.assert_allclose(made.latent, expected, atol=1e-6)
+
+
+def test_what_is_known_changes_what_is_made_around_it(networks):
+  pieces = [np.full((1, 4, 4, 4), x, np.float32) for x in (0.0, 1.0)]
+  requests = [
+    generate.Request('a', 7, canvas.keyframes({0: piece}, 2))
+    for piece in pieces
+  ]
+  one, other = generate.sample(networks, requests, SETTINGS)
+  assert np.abs(one.latent[1] - other.latent[1]).max() > 1e-3
+  np.testing.assert_array_equal(other.latent[0], 1.0)
+
+
+def test_canvases_of_one_batch_have_one_layout(networks):
+  piece = np.zeros((1, 4, 4, 4), np.float32)
+  requests = [
+    generate.Request('a', 0, canvas.keyframes({at: piece}, 2)) for at in (0, 1)
+  ]
+  with pytest.raises(ValueError, match='another start than the first'):
+    list(generate.sample(networks, requests, SETTINGS))
+
+
+def test_each_part_of_a_storyboard_listens_to_its_own_line(networks):
+  """One step from noise: a token hears of the other line by nothing."""
+  painted = canvas.storyboard(canvas.text_to_video(2, 4, 4, 4), [0, 1])
+  settings = SETTINGS._replace(steps=1)
+  texts = ('one\ntwo', 'one\nsix', 'two\ntwo')
+  requests = [generate.Request(text, 7, painted) for text in texts]
+  first, second, third = (
+    made.latent for made in generate.sample(networks, requests, settings)
+  )
+  far = lambda a, b: np.abs(a - b).max()
+  assert far(first[1], second[1]) > 2 * far(first[0], second[0])
+  assert far(first[0], third[0]) > 2 * far(first[1], third[1])
+  plain = generate.Request('two', 7)
+  (alone,) = generate.sample(networks, [plain], settings)
+  np.testing.assert_allclose(third, alone.latent, atol=1e-5)
+  with pytest.raises(ValueError, match='has 1 lines; its canvas has 2 parts'):
+    list(generate.sample(networks, [plain._replace(canvas=painted)], settings))
+
+
+def test_a_loop_is_the_same_wherever_it_begins(networks, monkeypatch):
+  """Noise that is turned by a latent gives the loop, turned by a latent."""
+  painted = canvas.loop(3, 4, 4, 4)
+  settings = SETTINGS._replace(guidance=1.0)
+  request = generate.Request('a ball', 7, painted)
+  (made,) = generate.sample(networks, [request], settings)
+  assert made.latent.shape == (3, 4, 4, 4)
+  assert made.video.shape == (12, 32, 32, 3)
+  token_noise = rng.token_noise
+  monkeypatch.setattr(
+    rng,
+    'token_noise',
+    lambda *args: jnp.roll(token_noise(*args), 4, axis=0),
+  )
+  (turned,) = generate.sample(networks, [request], settings)
+  difference = np.abs(np.roll(made.latent, 1, axis=0) - turned.latent).max()
+  assert difference < 0.05 * np.abs(made.latent - turned.latent).max()
+
+
+def test_a_loop_is_seen_turned_at_every_level():
+  position = jnp.stack([jnp.arange(1, 6)] * 3, axis=-1)[None]
+  levels = jnp.array([1.0, 0.6, 0.3, 0.0])
+  frames = [
+    paint._turned(position, jnp.full((1, 5), level), levels, 5)[0, :, 0]
+    for level in (1.0, 0.6, 0.3)
+  ]
+  assert [f.tolist() for f in frames] == [
+    [1, 2, 3, 4, 5],
+    [3, 4, 5, 1, 2],
+    [5, 1, 2, 3, 4],
+  ]
 
 
 def test_the_sampler_walks_the_levels_that_the_config_shifts(
@@ -164,7 +245,9 @@ def test_the_sampler_walks_the_levels_that_the_config_shifts(
   monkeypatch.setattr(
     samplers,
     'levels_schedule',
-    lambda steps, alpha: seen.append(alpha) or schedule(steps, alpha),
+    lambda steps, alpha, start: (
+      seen.append(alpha) or schedule(steps, alpha, start)
+    ),
   )
   law = networks.config.denoising.level
   monkeypatch.setattr(law, 'shift_base', 2)

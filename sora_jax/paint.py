@@ -1,0 +1,208 @@
+"""The jitted program that fills in a micro-batch of canvases.
+
+Text encoder, every solver step with guidance, and nothing of the request
+besides. Its shape is fixed and each clip's noise belongs to its own seed, so a
+clip has the same bits whatever else was asked for, in whichever slot, on any
+number of devices along data and fsdp.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec as P
+from jaxtyping import Array, Float, Int, UInt
+
+from sora_jax import (
+  batch,
+  canvas as canvas_lib,
+  config as config_lib,
+  flow,
+  guidance,
+  objectives,
+  rng,
+  samplers,
+  sharding,
+)
+
+Params = Any
+
+
+class Settings(NamedTuple):
+  """How clips are made; see `SampleConfig`."""
+
+  size: batch.Size
+  sampler: str
+  steps: int
+  guidance: float
+  guidance_rule: str
+  guidance_low: float
+  guidance_high: float
+  micro_batch: int
+
+
+class Shared(NamedTuple):
+  """What all clips of a program have in common."""
+
+  params: Params
+  plan: canvas_lib.CanvasTokens
+  levels: Float[Array, ' E']
+
+
+class Rows(NamedTuple):
+  """What is of each clip alone."""
+
+  seed: Any  # uint32 [B]
+  known: Any  # float32 [B, N, P]
+  text_ids: Any  # int32 [B, 2, L]: with the prompt, and without
+  text_segment: Any  # int32 [B, 2, L]: line of the prompt, from 1; 0: empty
+
+
+def make_sampler(
+  config: config_lib.Config, settings: Settings, mesh: Mesh, wrap: int = 0
+) -> Callable[[Shared, Rows], Float[Array, 'B N P']]:
+  """Compiles once what takes clips to latent tokens.
+
+  B is a micro-batch for each device along data and fsdp. The plan and the
+  levels are arguments, since XLA simplifies what it sees of a constant, and not
+  in the same way for every number of devices.
+
+  Args:
+    config: Of the networks.
+    settings: How clips are made.
+    mesh: Where.
+    wrap: Latent frames after which time begins anew; 0 for never.
+  """
+  sampler = samplers.SAMPLERS[settings.sampler]
+
+  def micro_batch(shared, rows):
+    noise = functools.partial(_noise, shared.plan, rows.seed)
+    start = jnp.broadcast_to(shared.plan.start, rows.known.shape[:2])
+    x = flow.interpolate(rows.known, noise('noise'), start)
+    velocity_fn = _velocity(config, settings, shared, rows, wrap)
+    draw = lambda step: noise('sampler', step)
+    return samplers.integrate(
+      velocity_fn, x, start, shared.levels, sampler, draw
+    )
+
+  return on_each_device(micro_batch, mesh)
+
+
+def on_each_device(
+  function: Callable[..., Any], mesh: Mesh
+) -> Callable[..., Any]:
+  """Jits `function(shared, *rows)` to run on every device's rows alone.
+
+  Each device sees all of `shared` and a micro-batch of its own, and computes
+  what one device would compute alone, to the bit.
+  """
+
+  def run(shared, *rows):
+    mapped = jax.shard_map(
+      function,
+      mesh=mesh,
+      in_specs=(P(), *(P(sharding.ROWS) for _ in rows)),
+      out_specs=P(sharding.ROWS),
+      check_vma=False,
+    )
+    return mapped(shared, *rows)
+
+  return jax.jit(run)
+
+
+def _noise(
+  plan: canvas_lib.CanvasTokens,
+  seeds: UInt[Array, ' m'],
+  purpose: str,
+  *indices: rng.Index,
+) -> Float[Array, 'm N P']:
+  """Noise of one purpose for the tokens of every clip, by its own seed."""
+
+  def of_clip(seed):
+    key = rng.key(jax.random.key(seed), purpose, *indices)
+    return rng.token_noise(key, jnp.asarray(plan.index), plan.known.shape[-1])
+
+  return jax.vmap(of_clip)(seeds)
+
+
+def _velocity(
+  config: config_lib.Config,
+  settings: Settings,
+  shared: Shared,
+  rows: Rows,
+  wrap: int,
+) -> samplers.VelocityFn:
+  """Guided velocity of a micro-batch: rows with and without the prompt."""
+  guided = settings.guidance != 1.0
+  rule = guidance.RULES[settings.guidance_rule]
+  ways = 2 if guided else 1
+  plan, params, levels = shared.plan, shared.params, shared.levels
+  pack = _pack(plan, rows, ways)
+  text = objectives.text_features(config.text, params.get('text'), pack)
+
+  def velocity_fn(x, level):
+    x_rows = jnp.repeat(x, ways, axis=0)
+    level_rows = jnp.repeat(level, ways, axis=0)
+    seen = pack
+    if wrap:
+      seen = pack._replace(position=_turned(pack.position, level, levels, wrap))
+    prediction = objectives.denoise(
+        config.model, params['dit'], x_rows, level_rows[:, plan.first], seen,
+        text,
+    )  # fmt: skip
+    velocity = flow.to_velocity(
+      prediction, x_rows, level_rows, config.denoising.prediction
+    )
+    if not guided:
+      return velocity
+    scale = guidance.within(
+      settings.guidance, level, settings.guidance_low, settings.guidance_high
+    )
+    velocity = rule(velocity[0::2], velocity[1::2], scale)
+    if settings.guidance_rule == 'zero_star':
+      velocity = jnp.where(level[..., None] > levels[1], 0.0, velocity)
+    return velocity
+
+  return velocity_fn
+
+
+def _turned(
+  position: Int[Array, 'R N 3'],
+  level: Float[Array, 'm N'],
+  levels: Float[Array, ' E'],
+  wrap: int,
+) -> Int[Array, 'R N 3']:
+  """A loop begun elsewhere at each level, so that its seam is nowhere.
+
+  Latent frames 1 ... wrap are turned by the golden section of a lap for every
+  level that lies behind, which no two near levels share.
+  """
+  behind = jnp.sum(levels > level.max())
+  turn = behind * max(1, round(wrap * (3 - 5**0.5) / 2))
+  frame = 1 + (position[..., 0] - 1 + turn) % wrap
+  return position.at[..., 0].set(frame)
+
+
+def _pack(plan: canvas_lib.CanvasTokens, rows: Rows, ways: int) -> batch.Pack:
+  """One clip a row: what surrounds the tokens of a canvas."""
+  count = rows.text_ids.shape[0] * ways
+  each = lambda x: jnp.broadcast_to(x, (count, *np.shape(x)))
+  text = lambda x: x[:, :ways].reshape(count, -1)
+  ones = np.ones(len(plan.start), np.int32)
+  return batch.Pack(
+    tokens=None,
+    position=each(plan.position),
+    index=each(plan.index),
+    segment=each(ones),
+    group=each(plan.group),
+    group_clip=each(np.ones(len(plan.first), np.int32)),
+    group_index=each(np.arange(len(plan.first), dtype=np.int32)),
+    text_of=each(plan.text_of),
+    text_segment=text(rows.text_segment),
+    draw=None,
+    tokens_in_clip=None,
+    text_ids=text(rows.text_ids),
+  )
