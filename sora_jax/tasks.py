@@ -1,0 +1,274 @@
+"""Pixels to canvases, and back: the ways of prompting by image and video.
+
+A task paints a canvas from frames and says what of the result is taken from
+those frames as they were. Frames are encoded as the network knows latents from
+its training: a piece at the start from its own first frame; a piece further on
+as a stream of its own, whose image latent is left out. So a piece of k latents
+is 1 + 4 (k - 1) frames at the start, and 1 + 4 k frames elsewhere, the first
+of which only comes before.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+from sora_jax import batch, canvas as canvas_lib, generate, objectives
+from sora_jax.models import autoencoder
+
+Video = UInt8[np.ndarray, '_T _H _W 3']
+# Frames of one clip to its normalised latent.
+Encode = Callable[[Video], Float[np.ndarray, 'F h w C']]
+
+
+class Scene(NamedTuple):
+  """A canvas, and what surrounds the frames that are made on it."""
+
+  canvas: canvas_lib.Canvas
+  pixels: Video  # of the frames to be made, where they are known
+  keep: Float[np.ndarray, '_T _H _W']  # 1 takes them from `pixels`
+  before: Video  # frames of the clip in front of the canvas, and behind it
+  after: Video
+
+  def finish(self, made: Video) -> Video:
+    """The whole clip, of the frames that were made."""
+    keep = self.keep[..., None]
+    mixed = np.rint(keep * self.pixels + (1 - keep) * made).astype(np.uint8)
+    return np.concatenate([self.before, mixed, self.after])
+
+
+def make_encoder(networks: generate.Networks) -> Encode:
+  """Compiles once for every number and size of frames."""
+  config = networks.config.autoencoder
+  params = networks.params['autoencoder']
+
+  @jax.jit
+  def run(params, video):
+    return autoencoder.encode(config, params, objectives.to_pixels(video))
+
+  def encode(video):
+    frames, height, width, _ = video.shape
+    autoencoder.check_size(config, frames, height, width)
+    return np.asarray(run(params, video[None])[0])
+
+  return encode
+
+
+def animate(
+  encode: Encode, image: UInt8[np.ndarray, 'H W 3'], frames: int
+) -> Scene:
+  """A still that starts to move: frame 0 is the image."""
+  return _around({0: image[None]}, {0: encode(image[None])}, frames)
+
+
+def keyframes(
+  encode: Encode, images: dict[int, UInt8[np.ndarray, 'H W 3']], frames: int
+) -> Scene:
+  """Stills at chosen frames, and motion between them.
+
+  Four frames to a latent: a still but for that at 0 stands for the four frames
+  of its latent.
+  """
+  kept, pieces = {}, {}
+  for at, image in images.items():
+    if at == 0:
+      kept[0], pieces[0] = image[None], encode(image[None])
+    else:
+      latent = 1 + (at - 1) // 4
+      still = np.repeat(image[None], 5, axis=0)
+      kept[4 * latent - 3], pieces[latent] = still[1:], encode(still)[1:]
+  return _around(kept, pieces, frames)
+
+
+def extend(encode: Encode, clip: Video, frames: int, latents: int) -> Scene:
+  """A clip that goes on for `frames` more, from its last `latents` latents.
+
+  Raises:
+    ValueError: the clip is shorter than what shall be kept of it.
+  """
+  known = _enough(clip, 1 + 4 * (latents - 1), 'end')
+  last = clip[len(clip) - known :]
+  total = known + 4 * _latents(frames)
+  scene = _around({0: last}, {0: encode(last)}, total)
+  return scene._replace(before=clip[: len(clip) - known])
+
+
+def extend_backwards(
+  encode: Encode, clip: Video, frames: int, latents: int
+) -> Scene:
+  """A clip that begins `frames` earlier, into its first `latents` latents.
+
+  The clip's own first frame closes the last latent that is made.
+  """
+  known = _enough(clip, 1 + 4 * latents, 'beginning')
+  first = clip[:known]
+  at = 1 + _latents(frames)
+  scene = _around(
+    {4 * at - 4: first}, {at: encode(first)[1:]}, 4 * (at + latents) - 3
+  )
+  return scene._replace(after=clip[known:])
+
+
+def connect(
+  encode: Encode, one: Video, other: Video, frames: int, latents: int
+) -> Scene:
+  """Two clips, and frames between them that lead across.
+
+  The other clip's first frame closes the last latent that is made, so there
+  are 4 k - 1 frames between them: `frames`, or up to 3 more.
+
+  Raises:
+    ValueError: clips of two sizes, or one that is too short.
+  """
+  if one.shape[1:] != other.shape[1:]:
+    raise ValueError(
+      f'connect: clips of {one.shape[2]}x{one.shape[1]} and '
+      f'{other.shape[2]}x{other.shape[1]} pixels; they must have one size'
+    )
+  head = _enough(one, 1 + 4 * (latents - 1), 'end')
+  tail = _enough(other, 1 + 4 * latents, 'beginning')
+  last, first = one[len(one) - head :], other[:tail]
+  at = latents + _latents(frames + 1)
+  scene = _around(
+    {0: last, 4 * at - 4: first},
+    {0: encode(last), at: encode(first)[1:]},
+    4 * (at + latents) - 3,
+  )
+  return scene._replace(before=one[: len(one) - head], after=other[tail:])
+
+
+def _latents(frames: int) -> int:
+  """Latents of four frames that hold so many."""
+  return -(-frames // 4)
+
+
+def edit(encode: Encode, clip: Video, strength: float) -> Scene:
+  """A clip repainted by the prompt, from itself noised to `strength`."""
+  canvas = canvas_lib.edit(encode(clip), strength)
+  return _scene(canvas, clip, np.zeros(clip.shape[:3], np.float32))
+
+
+def replace(
+  encode: Encode,
+  clip: Video,
+  mask: Bool[np.ndarray, '_T _H _W'],
+  strength: float = 1.0,
+) -> Scene:
+  """What a mask marks repainted by the prompt; other pixels stay.
+
+  The mask is grown to whole latents and one more on each side, as a latent
+  has seen pixels around its own; the repainted part fades into the kept one
+  over that rim.
+
+  Raises:
+    ValueError: a mask of another size than the clip.
+  """
+  if mask.shape != clip.shape[:3]:
+    raise ValueError(
+      f'replace: a mask of {mask.shape} frames, rows and columns; the clip has '
+      f'{clip.shape[:3]}'
+    )
+  latent = encode(clip)
+  marked = _latent_mask(mask, latent.shape[:3])
+  canvas = canvas_lib.replace(latent, _grown(marked), strength)
+  return _scene(canvas, clip, 1.0 - _feathered(canvas.start > 0, clip.shape))
+
+
+def outpaint(
+  encode: Encode, clip: Video, size: batch.Size, left: int, top: int
+) -> Scene:
+  """A clip inside a larger frame, whose rest is made up.
+
+  Raises:
+    ValueError: a place outside the frame, or another number of frames.
+  """
+  frames, height, width, _ = clip.shape
+  if frames != size.frames:
+    raise ValueError(f'outpaint: a clip of {frames} frames, and {size} asked')
+  if not (0 <= left <= size.width - width and 0 <= top <= size.height - height):
+    raise ValueError(
+      f'outpaint: a clip of {width}x{height} at {left},{top} is not inside '
+      f'{size}'
+    )
+  # The border goes on outwards, so that the encoder sees no edge.
+  pads = (top, size.height - height - top), (left, size.width - width - left)
+  whole = np.pad(clip, ((0, 0), *pads, (0, 0)), mode='edge')
+  mask = np.pad(
+    np.zeros(clip.shape[:3], bool), ((0, 0), *pads), constant_values=True
+  )
+  return replace(encode, whole, mask)
+
+
+def text_to_video(canvas: canvas_lib.Canvas, size: batch.Size) -> Scene:
+  """Nothing known; of a loop, all frames are of four to a latent."""
+  frames = 4 * len(canvas.start) if canvas.loop else size.frames
+  empty = np.zeros((frames, size.height, size.width, 3), np.uint8)
+  return _scene(canvas, empty, np.zeros(empty.shape[:3], np.float32))
+
+
+def _around(
+  kept: dict[int, Video],
+  pieces: dict[int, Float[np.ndarray, 'K h w C']],
+  frames: int,
+) -> Scene:
+  """A scene of 1 + 4 k frames around known ones, and their latents."""
+  canvas = canvas_lib.keyframes(pieces, 1 + (frames - 1) // 4)
+  shape = next(iter(kept.values())).shape[1:]
+  pixels = np.zeros((frames, *shape), np.uint8)
+  keep = np.zeros(pixels.shape[:3], np.float32)
+  for at, video in kept.items():
+    pixels[at : at + len(video)] = video
+    keep[at : at + len(video)] = 1
+  return _scene(canvas, pixels, keep)
+
+
+def _scene(
+  canvas: canvas_lib.Canvas, pixels: Video, keep: Float[np.ndarray, '_T _H _W']
+) -> Scene:
+  none = pixels[:0]
+  return Scene(canvas, pixels, keep, before=none, after=none)
+
+
+def _enough(clip: Video, frames: int, side: str) -> int:
+  if len(clip) < frames:
+    raise ValueError(
+      f'a clip of {len(clip)} frames is shorter than the {frames} frames of '
+      f'its {side} that shall be kept'
+    )
+  return frames
+
+
+def _latent_mask(
+  mask: Bool[np.ndarray, '_T _H _W'], size: tuple[int, int, int]
+) -> Bool[np.ndarray, 'F h w']:
+  """Latents that cover a marked pixel."""
+  rows, columns = mask.shape[1] // size[1], mask.shape[2] // size[2]
+  cells = mask.reshape(len(mask), size[1], rows, size[2], columns)
+  cells = np.any(cells, axis=(2, 4))
+  later = np.any(cells[1:].reshape(size[0] - 1, -1, *size[1:]), axis=1)
+  return np.concatenate([cells[:1], later])
+
+
+def _grown(mask: Bool[np.ndarray, 'F h w']) -> Bool[np.ndarray, 'F h w']:
+  """With the neighbours of what is marked, on each side in space."""
+  wide = np.pad(mask, ((0, 0), (1, 1), (1, 1)))
+  rows = wide[:, :-2] | wide[:, 1:-1] | wide[:, 2:]
+  return rows[..., :-2] | rows[..., 1:-1] | rows[..., 2:]
+
+
+def _feathered(
+  made: Bool[np.ndarray, 'F h w'], shape: tuple[int, ...]
+) -> Float[np.ndarray, 'T H W']:
+  """1 well inside what is made, 0 outside, and a slope over its outer cell."""
+  frames, height, width = shape[:3]
+  rows, columns = height // made.shape[1], width // made.shape[2]
+  per_frame = np.concatenate([made[:1], np.repeat(made[1:], 4, axis=0)])
+  fine = per_frame[:frames].repeat(rows, axis=1).repeat(columns, axis=2)
+  depth = np.zeros(fine.shape, np.float32)
+  inside = fine
+  for _ in range(rows):
+    depth += inside
+    inside = ~_grown(~inside)
+  return depth / rows
