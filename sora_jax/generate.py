@@ -163,10 +163,12 @@ def sample(
     ValueError: a size, a sampler, a prompt or a seed that cannot be.
   """
   requests = list(requests)
+  if not requests:
+    return iter(())
   if mesh is None:
     mesh = mesh_for(len(requests), settings)
-  layout = requests[0].canvas if requests else None
-  return make_generator(networks, settings, mesh, layout)(requests)
+  make = make_generator(networks, settings, mesh, requests[0].canvas)
+  return make(requests)
 
 
 def mesh_for(clips: int, settings: Settings) -> Mesh:

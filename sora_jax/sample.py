@@ -13,7 +13,9 @@ from sora_jax import (
   config as config_lib,
   generate,
   networks as networks_lib,
+  prompting,
   sharding,
+  tasks,
 )
 from sora_jax.data import encoders, video
 
@@ -27,6 +29,9 @@ def main(
   networks = networks_lib.read(flags.model or networks_lib.SHIPPED)
   settings = override(generate.settings_of(networks.config.sample), flags)
   requests = read_requests(flags)
+  prompts = [request.prompt for request in requests]
+  scene = prompting.scene_of(flags, networks, settings.size, prompts)
+  requests = [r._replace(canvas=scene.canvas) for r in requests]
   out = epath.Path(flags.out)
   if out.suffix and not out.is_dir():
     _check_one_file(out, len(requests), flags.format)
@@ -36,8 +41,12 @@ def main(
       out / f'{name_of(i, r)}.{flags.format or "mp4"}'
       for i, r in enumerate(requests)
     ]
-  run_card = card(networks, settings)
-  write_all(networks, settings, requests, paths, run_card)
+  run_card = card(networks, settings) | {
+    'size': str(scene.size),
+    'task': flags.task,
+    'scene_sha256': scene.digest,
+  }
+  write_all(networks, settings, scene, requests, paths, run_card)
 
 
 def _check_one_file(out: epath.Path, count: int, format_: str | None) -> None:
@@ -70,7 +79,8 @@ def read_requests(flags: types.SimpleNamespace) -> list[generate.Request]:
     prompts += [line.strip() for line in lines if line.strip()]
   if not prompts:
     raise ValueError('no prompt: give --prompt=TEXT or --prompts=FILE')
-  return [generate.Request(p, flags.seed + i) for i, p in enumerate(prompts)]
+  lines = [prompt.replace(prompting.BETWEEN_LINES, '\n') for prompt in prompts]
+  return [generate.Request(p, flags.seed + i) for i, p in enumerate(lines)]
 
 
 def name_of(index: int, request: generate.Request) -> str:
@@ -96,22 +106,25 @@ def card(
 def write_all(
   networks: networks_lib.Networks,
   settings: generate.Settings,
+  scene: tasks.Scene,
   requests: list[generate.Request],
   paths: list[epath.Path],
   run_card: dict[str, Any],
 ) -> list[dict[str, Any]]:
   """Writes what is not there yet; returns the manifest's lines of all.
 
+  All requests have the canvas of the scene.
+
   The manifest lies beside the files. A clip is left as it is where the
   manifest has it with the same prompt, seed and card, and its file has the
   bytes that the manifest says.
   """
-  check_paths(paths, settings.size)
+  check_paths(paths, scene.size)
   manifest = paths[0].parent / 'manifest.jsonl'
   paths[0].parent.mkdir(parents=True, exist_ok=True)
   known = _read_manifest(manifest)
   wanted = [
-    {'file': p.name, **r._asdict(), **run_card}
+    {'file': p.name, 'prompt': r.prompt, 'seed': r.seed, **run_card}
     for p, r in zip(paths, requests, strict=True)
   ]
   todo = [
@@ -121,7 +134,8 @@ def write_all(
   ]
   made = generate.sample(networks, [requests[i] for i in todo], settings)
   for i, clip in zip(todo, made, strict=True):
-    video.write_video(paths[i], clip.video, networks.config.sample.fps)
+    whole = scene.finish(clip.video)
+    video.write_video(paths[i], whole, networks.config.sample.fps)
     known[paths[i].name] = wanted[i] | {
       'latent_sha256': clip.digest,
       'video_sha256': _sha256(paths[i]),

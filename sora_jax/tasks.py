@@ -8,6 +8,7 @@ is 1 + 4 (k - 1) frames at the start, and 1 + 4 k frames elsewhere, the first
 of which only comes before.
 """
 
+import hashlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -31,6 +32,22 @@ class Scene(NamedTuple):
   keep: Float[np.ndarray, '_T _H _W']  # 1 takes them from `pixels`
   before: Video  # frames of the clip in front of the canvas, and behind it
   after: Video
+
+  @property
+  def size(self) -> batch.Size:
+    """Of the whole clip."""
+    frames, height, width = self.keep.shape
+    return batch.Size(
+      width, height, len(self.before) + frames + len(self.after)
+    )
+
+  @property
+  def digest(self) -> str:
+    """SHA-256 of all that a prompt and a seed are answered with."""
+    digest = hashlib.sha256()
+    for part in (*self.canvas, *self[1:]):
+      digest.update(np.ascontiguousarray(part).tobytes())
+    return digest.hexdigest()
 
   def finish(self, made: Video) -> Video:
     """The whole clip, of the frames that were made."""

@@ -17,7 +17,8 @@ LEVELS = (
   'objectives optimizer state checksums checkpoint replay'.split()
   + 'writers metrics'.split(),
   'experiment config corpus networks'.split(),
-  'paint generate tasks prepare sample problems train evaluate demo'.split(),
+  'paint generate tasks prompting'.split()
+  + 'prepare sample problems train evaluate demo'.split(),
   ['cli'],
 )
 APART = {'models': {'data'}, 'weights': {'data'}, 'data': {'models', 'weights'}}

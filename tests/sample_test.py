@@ -34,7 +34,7 @@ def call(model, tmp_path, one_device):
 
   def call(**given):
     flags = dict(model=str(model), prompt=list(PROMPTS), prompts=None, seed=5)
-    flags |= dict(out=str(tmp_path / 'out'), format=None, steps=2)
+    flags |= dict(out=str(tmp_path / 'out'), format=None, steps=2, task='text')
     sample.main(None, types.SimpleNamespace(**(flags | given)))
     out = pathlib.Path(given.get('out', flags['out']))
     folder = out.parent if out.suffix else out

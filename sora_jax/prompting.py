@@ -1,0 +1,249 @@
+"""Flags to scenes: `launch.py sample --task=NAME` with images and videos."""
+
+import types
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+from jaxtyping import Bool, UInt8
+
+from sora_jax import batch, canvas as canvas_lib, generate, tasks
+from sora_jax.data import transforms, video
+
+# Of flags that a task may leave out.
+DEFAULTS = {'frames': 16, 'keep': 2, 'strength': 0.6, 'place': ''}
+INPUTS = ('image', 'video', 'mask', *DEFAULTS)
+BETWEEN_LINES = ' | '  # as a flag gives a prompt of several parts
+
+
+class Asked(NamedTuple):
+  """What the flags of a call give a task."""
+
+  networks: generate.Networks
+  size: batch.Size
+  lines: int  # of the prompts
+  image: list[str]
+  video: list[str]
+  mask: str
+  frames: int
+  keep: int
+  strength: float
+  place: str
+
+  def encoder(self) -> tasks.Encode:
+    return tasks.make_encoder(self.networks)
+
+  def images(self) -> list[UInt8[np.ndarray, 'H W 3']]:
+    return [_frames(name, self.size)[0] for name in self.image]
+
+  def clips(self, whole: bool = False) -> list[tasks.Video]:
+    """Frames at the size asked for; if `whole`, as many as fill latents."""
+    clips = [_frames(name, self.size) for name in self.video]
+    if not whole:
+      return clips
+    return [clip[: len(clip) - (len(clip) - 1) % 4] for clip in clips]
+
+
+class Task(NamedTuple):
+  """What a task is, and takes: inputs that it needs, and that it may have."""
+
+  summary: str
+  build: Callable[[Asked], tasks.Scene]
+  images: tuple[int, ...] = (0,)  # how many there may be
+  videos: int = 0
+  may: tuple[str, ...] = ()
+
+
+def _text(asked: Asked) -> tasks.Scene:
+  blank = generate.blank(asked.networks.config, asked.size)
+  return tasks.text_to_video(blank, asked.size)
+
+
+def _animate(asked: Asked) -> tasks.Scene:
+  return tasks.animate(asked.encoder(), asked.images()[0], asked.size.frames)
+
+
+def _keyframes(asked: Asked) -> tasks.Scene:
+  """Images spread evenly from the first frame to the last latent."""
+  images = asked.images()
+  places = np.linspace(0, asked.size.frames - 1, len(images)).round()
+  placed = dict(zip(places.astype(int).tolist(), images, strict=True))
+  return tasks.keyframes(asked.encoder(), placed, asked.size.frames)
+
+
+def _extend(asked: Asked) -> tasks.Scene:
+  (clip,) = asked.clips()
+  return tasks.extend(asked.encoder(), clip, asked.frames, asked.keep)
+
+
+def _extend_backwards(asked: Asked) -> tasks.Scene:
+  (clip,) = asked.clips()
+  return tasks.extend_backwards(asked.encoder(), clip, asked.frames, asked.keep)
+
+
+def _connect(asked: Asked) -> tasks.Scene:
+  one, other = asked.clips()
+  return tasks.connect(asked.encoder(), one, other, asked.frames, asked.keep)
+
+
+def _loop(asked: Asked) -> tasks.Scene:
+  blank = generate.blank(asked.networks.config, asked.size)
+  painted = canvas_lib.loop(len(blank.start) - 1, *blank.known.shape[1:])
+  return tasks.text_to_video(painted, asked.size)
+
+
+def _edit(asked: Asked) -> tasks.Scene:
+  (clip,) = asked.clips(whole=True)
+  return tasks.edit(asked.encoder(), clip, asked.strength)
+
+
+def _replace(asked: Asked) -> tasks.Scene:
+  (clip,) = asked.clips(whole=True)
+  return tasks.replace(asked.encoder(), clip, _mask(asked.mask, clip))
+
+
+def _outpaint(asked: Asked) -> tasks.Scene:
+  (name,) = asked.video
+  clip = _read(name)
+  clip = clip[: len(clip) - (len(clip) - 1) % 4]
+  size = asked.size._replace(frames=len(clip))
+  middle = (size.width - clip.shape[2]) // 2, (size.height - clip.shape[1]) // 2
+  left, top = _numbers('place', asked.place, 2) if asked.place else middle
+  return tasks.outpaint(asked.encoder(), clip, size, left, top)
+
+
+def _storyboard(asked: Asked) -> tasks.Scene:
+  blank = generate.blank(asked.networks.config, asked.size)
+  starts = np.arange(asked.lines) * len(blank.start) // asked.lines
+  painted = canvas_lib.storyboard(blank, starts.tolist())
+  return tasks.text_to_video(painted, asked.size)
+
+
+TASKS = {
+  'text': Task('a video from its prompt', _text),
+  'animate': Task('an image that starts to move', _animate, images=(1,)),
+  'keyframes': Task(
+    'images at even distances, and motion between them',
+    _keyframes,
+    images=tuple(range(1, 17)),
+  ),
+  'extend': Task(
+    'a video that goes on', _extend, videos=1, may=('frames', 'keep')
+  ),
+  'extend_backwards': Task(
+    'a video that begins earlier',
+    _extend_backwards,
+    videos=1,
+    may=('frames', 'keep'),
+  ),
+  'connect': Task(
+    'two videos, and a way from one to the other',
+    _connect,
+    videos=2,
+    may=('frames', 'keep'),
+  ),
+  'loop': Task('a video without beginning or end', _loop),
+  'edit': Task('a video repainted', _edit, videos=1, may=('strength',)),
+  'replace': Task(
+    'a video repainted under a mask', _replace, videos=1, may=('mask',)
+  ),
+  'outpaint': Task(
+    'a video inside a larger frame', _outpaint, videos=1, may=('place',)
+  ),
+  'storyboard': Task('a prompt A | B | C, part after part', _storyboard),
+}
+
+
+def scene_of(
+  flags: types.SimpleNamespace,
+  networks: generate.Networks,
+  size: batch.Size,
+  prompts: list[str],
+) -> tasks.Scene:
+  """The scene that all prompts of a call share.
+
+  Raises:
+    ValueError: a flag that the task does not take, or lacks, or inputs that do
+      not fit it.
+  """
+  given = {name: getattr(flags, name, None) for name in INPUTS}
+  given = {name: value for name, value in given.items() if value is not None}
+  name = flags.task
+  if name not in TASKS:
+    known = ', '.join(TASKS)
+    raise ValueError(f'--task={name} is unknown; choose from {known}')
+  task = TASKS[name]
+  _check_given(name, task, given)
+  lines = {len(prompt.split('\n')) for prompt in prompts}
+  if name != 'storyboard' and lines != {1}:
+    raise ValueError(
+      f'--task={name}: a prompt has parts between {BETWEEN_LINES.strip()!r}; '
+      'only a storyboard listens to them'
+    )
+  if len(lines) > 1:
+    raise ValueError(f'prompts have {sorted(lines)} parts; they need as many')
+  values: dict[str, Any] = dict(image=[], video=[], mask='')
+  values |= DEFAULTS | given
+  return task.build(Asked(networks, size, max(lines), **values))
+
+
+def _check_given(name: str, task: Task, given: dict[str, Any]) -> None:
+  counts = {
+    'image': (len(given.get('image', ())), task.images),
+    'video': (len(given.get('video', ())), (task.videos,)),
+  }
+  for flag, (count, wanted) in counts.items():
+    if count not in wanted:
+      accepted = f'{wanted[0]}' if len(wanted) == 1 else f'up to {wanted[-1]}'
+      raise ValueError(
+        f'--task={name} takes {accepted} --{flag}, not {count}: it makes '
+        f'{task.summary}'
+      )
+  for flag in given.keys() - counts.keys() - set(task.may):
+    takes = ', '.join(f'--{f}' for f in task.may) or 'none of that kind'
+    raise ValueError(f'--task={name} takes no --{flag}; it takes {takes}')
+  if 'mask' in task.may and 'mask' not in given:
+    raise ValueError(
+      f'--task={name} needs --mask=FILE, or LEFT,TOP,WIDTH,HEIGHT in pixels'
+    )
+
+
+def _read(name: str) -> tasks.Video:
+  """All frames of a video or an image, at its own size."""
+  path = epath.Path(name)
+  return video.read_frames(path, 0, video.read_info(path).frames)
+
+
+def _frames(name: str, size: batch.Size) -> tasks.Video:
+  """All frames, scaled to cover a size and cut to it."""
+  return transforms.cover(_read(name), size.width, size.height)
+
+
+def _mask(text: str, clip: tasks.Video) -> Bool[np.ndarray, 'T H W']:
+  """A box, or a file whose bright pixels are marked: a video, or one image."""
+  frames, height, width, _ = clip.shape
+  if ',' in text:
+    left, top, wide, high = _numbers('mask', text, 4)
+    mask = np.zeros(clip.shape[:3], bool)
+    mask[:, top : top + high, left : left + wide] = True
+    if not mask.any():
+      raise ValueError(f'--mask={text} marks nothing of {width}x{height}')
+    return mask
+  bright = _frames(text, batch.Size(width, height, frames)).mean(axis=-1) > 127
+  if len(bright) not in (1, frames) and len(bright) < frames:
+    raise ValueError(
+      f'--mask={text} has {len(bright)} frames; it needs 1, or the {frames} of '
+      'the video'
+    )
+  return np.broadcast_to(bright[:frames], clip.shape[:3])
+
+
+def _numbers(flag: str, text: str, count: int) -> list[int]:
+  try:
+    numbers = [int(part) for part in text.split(',')]
+  except ValueError:
+    numbers = []
+  if len(numbers) != count or min(numbers) < 0:
+    raise ValueError(f'--{flag}={text} is not {count} numbers between commas')
+  return numbers
