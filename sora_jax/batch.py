@@ -46,12 +46,13 @@ class Pack(NamedTuple):
   """
 
   tokens: Any  # float32 [B, N, P]: clean latent patches
-  position: Any  # int32 [B, N, 3]: latent frame, row, column in its own clip
+  position: Any  # int32 [B, N, 3]: frame, row, column in the clip's token grid
   index: Any  # int32 [B, N]: token index in its own clip, raster order
   segment: Any  # int32 [B, N]: clip slot + 1; 0 where empty
   group: Any  # int32 [B, N]: which of the row's groups sets its noise level
   group_clip: Any  # int32 [B, G]: clip slot + 1 of a group; 0 where unused
   group_index: Any  # int32 [B, G]: index of a group within its clip
+  group_clean: Any  # int32 [B, G]: 1 where a group has no noise, and is known
   text_of: Any  # int32 [B, N]: the text segment that a token listens to
   text_segment: Any  # int32 [B, L]: 1, 2, ... by caption; 0 where empty
   draw: Any  # int32 [B, M]: global draw index of a clip, EMPTY or BROKEN

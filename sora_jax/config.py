@@ -65,7 +65,7 @@ class Config:
   seed: int = 0
   stage: Stage = Stage.DIFFUSION
   # Where other weights come from, each a model directory or empty:
-  autoencoder_from: str = ''  # the frozen autoencoder of a diffusion run
+  autoencoder_from: str = ''  # the frozen autoencoder of the later stages
   text_from: str = ''  # a frozen text encoder; empty trains it with the DiT
   init_from: str = ''  # weights to start from
   model: dit.DiTConfig = dataclasses.field(default_factory=dit.DiTConfig)

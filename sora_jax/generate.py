@@ -89,6 +89,8 @@ def check(config: config_lib.Config, settings: Settings) -> None:
       f'guidance_high={settings.guidance_high} must be levels, 0 to 1, the '
       'low one first'
     )
+  if not np.isfinite(settings.guidance):
+    raise ValueError(f'guidance={settings.guidance} must be a finite number')
   for name in ('steps', 'micro_batch'):
     if getattr(settings, name) < 1:
       raise ValueError(f'{name}={getattr(settings, name)} must be 1 or more')
@@ -98,9 +100,6 @@ def check(config: config_lib.Config, settings: Settings) -> None:
       f'{size} is {places} tokens along time, height and width; each must be '
       f'{rope.MAX_POSITION} or fewer'
     )
-
-
-# ------------------------------------------------------------ the programs
 
 
 def latent_size(
@@ -143,9 +142,6 @@ def make_decoder(
 def to_uint8(video: Float[Array, 'B T H W 3']) -> UInt8[Array, 'B T H W 3']:
   """Pixels in [-1, 1] to 0 ... 255."""
   return jnp.round((video + 1.0) * 127.5).astype(jnp.uint8)
-
-
-# ------------------------------------------------------------- the requests
 
 
 def sample(
@@ -201,14 +197,15 @@ def make_generator(
   layout = layout or blank(config, settings.size)
   size = layout.start.shape
   plan = canvas_lib.to_tokens(layout, config.model.patch)
-  params = jax.device_put(networks.params, sharding.replicated(mesh))
-  alpha = float(flow.shift_alpha(len(plan.start), config.denoising.level))
-  levels = samplers.levels_schedule(
-    settings.steps, alpha, float(plan.start.max())
-  )
-  shared = jax.device_put(
-    paint.Shared(params, plan, levels), sharding.replicated(mesh)
-  )
+  with sharding.use(mesh):  # not that of a run, which may span hosts
+    alpha = float(flow.shift_alpha(len(plan.start), config.denoising.level))
+    levels = samplers.levels_schedule(
+      settings.steps, alpha, float(plan.start.max())
+    )
+    shared = jax.device_put(
+      paint.Shared(networks.params, plan, levels),
+      sharding.replicated(mesh),
+    )
   wrap = size[0] if layout.loop else 0
   run = paint.make_sampler(config, settings, mesh, wrap)
   decode = make_decoder(config.autoencoder, mesh)
@@ -222,7 +219,7 @@ def make_generator(
       with sharding.use(mesh):
         values = run(shared, jax.tree.map(operator.itemgetter(fill), rows))
         z = tokens.unpatchify(values, size, config.model.patch)
-        frames = _decode(decode, params['autoencoder'], z, layout.loop)
+        frames = _decode(decode, shared.params['autoencoder'], z, layout.loop)
       z = np.asarray(z)
       for j, request in enumerate(requests[i : i + count]):
         yield Made(request, z[j], frames[j])

@@ -71,6 +71,8 @@ def _read_run(path: epath.Path) -> Networks:
     saved = json.loads((path / 'config.json').read_text())
   except ValueError as error:
     raise ValueError(f'{path / "config.json"}: {error}') from error
+  if 'config' not in saved:
+    raise ValueError(f'{path / "config.json"} is not that of a run')
   config = config_lib.from_dict(config_lib.Config, saved['config'])
   shapes = {name: _restorable(abstract(config, name)) for name in KINDS}
   if config.stage is config_lib.Stage.AUTOENCODER:
@@ -143,7 +145,7 @@ def write(path: epath.PathLike, networks: Networks, dtype: str) -> None:
 
 
 def read_frozen(config: config_lib.Config) -> dict[str, Params]:
-  """Networks that a diffusion run only reads; their configs enter `config`.
+  """Networks that a run only reads; their configs enter `config`.
 
   Raises:
     ValueError: there is no autoencoder, or what was read is not what it
@@ -151,7 +153,7 @@ def read_frozen(config: config_lib.Config) -> dict[str, Params]:
   """
   if not config.autoencoder_from:
     raise ValueError(
-      'autoencoder_from is empty; a diffusion run needs the directory of a '
+      'autoencoder_from is empty; this stage needs the directory of a '
       'trained autoencoder (experiments/autoencoder.py trains one)'
     )
   frozen = {}

@@ -1,4 +1,4 @@
-"""What each of the two networks is trained to do.
+"""What each of the networks is trained to do.
 
 An objective is `(trainable, batch, key) -> (loss sum, count, metrics)`. The
 loss is a sum over what counts (real tokens, or clips), divided by the global
@@ -136,6 +136,7 @@ def denoising(
     pack.tokens_in_clip,
     config.level,
   )
+  level = jnp.where(pack.group_clean > 0, 0.0, level)
   t = jnp.take_along_axis(level, pack.group, axis=1)
   x_t = flow.interpolate(pack.tokens, noise, t)
   features = text_features(encoder, trainable.get('text'), pack)

@@ -200,6 +200,7 @@ def _pack(plan: canvas_lib.CanvasTokens, rows: Rows, ways: int) -> batch.Pack:
     group=each(plan.group),
     group_clip=each(np.ones(len(plan.first), np.int32)),
     group_index=each(np.arange(len(plan.first), dtype=np.int32)),
+    group_clean=None,
     text_of=each(plan.text_of),
     text_segment=text(rows.text_segment),
     draw=None,

@@ -27,7 +27,7 @@ from sora_jax import (
   sharding,
   tokens,
 )
-from sora_jax.data import latents, pipeline, sources, transforms
+from sora_jax.data import latents, pieces, pipeline, sources, transforms
 from sora_jax.models import autoencoder, text
 
 Params = Any
@@ -56,11 +56,17 @@ def main(config: config_lib.Config, flags: types.SimpleNamespace) -> None:
 def prepare_once(
   config: config_lib.Config, frozen: dict[str, Params], out: epath.Path
 ) -> None:
-  """Opens the corpus and prepares it on process 0; the others wait for it.
+  """Prepares what is not there, on process 0; the others wait for it.
 
   Raises:
     ValueError: the corpus cannot be read, or none of its clips can.
   """
+  missing = np.array(not out.exists())
+  if jax.process_count() > 1:
+    # One looks for all: a late one would find what the first has made.
+    missing = multihost_utils.broadcast_one_to_all(missing)
+  if not missing:
+    return
   source = corpus.open_corpus(config.data, out.parent)
   if jax.process_index() == 0:
     prepare(config, frozen, source, out)
@@ -90,6 +96,7 @@ def prepare(
     in_shardings=(sharding.replicated(mesh), sharding.batch_sharding(mesh)),
   )
   features = _feature_fn(config, frozen.get('text'))
+  net, restarts = config.autoencoder, pieces.restarts(config.data.shares)
   count, used = 0, set()
   with sharding.use(mesh), latents.Writer(out) as writer:
     for clips in _batches(_clips(source, config)):
@@ -97,11 +104,16 @@ def prepare(
       fill = [clips[min(i, len(clips) - 1)] for i in range(ENCODE_BATCH)]
       video = np.stack([clip.video for clip in fill])
       z = np.asarray(encode(frozen['autoencoder'], video))
-      for clip, latent in zip(clips, z, strict=False):
+      again = [None] * len(clips)
+      if restarts and z.shape[1] > 1:
+        at = pieces.restart_at(z.shape[1], count // ENCODE_BATCH)
+        again = encode(frozen['autoencoder'], video[:, net.time * at :])
+        again = np.asarray(again)[:, 1:]
+      for clip, latent, restart in zip(clips, z, again, strict=False):
         captions = clip.caption.splitlines() or ['']
         row = latents.Row(clip.id, latent.shape[:3], captions)
         texts = tuple(features(c) for c in captions) if features else ()
-        writer.write(row, latents.Record(latent, texts))
+        writer.write(row, latents.Record(latent, texts, restart))
         count += 1
         used.add(clip.id.partition('+')[0])
         if count % 1024 == 0:
@@ -113,6 +125,7 @@ def prepare(
     info = {
       'channels': config.autoencoder.channels,
       'left_out': len(source) - len(used),
+      'restarts': restarts,
       'made_of': _made_of(config),
       **_digests(frozen),
     }
@@ -252,6 +265,7 @@ def _made_of(config: config_lib.Config) -> dict[str, Any]:
   """The fields of a config that say which clips there are."""
   data = config_lib.to_dict(config.data)
   names = ('corpus', 'world', 'path', 'split', 'clips', 'sizes')
+  names += ('video_key', 'caption_key')
   return {name: data[name] for name in names}
 
 
@@ -276,10 +290,10 @@ def check_origin(
     return
   made_of = source.info['made_of']
   for name, ours in _made_of(config).items():
-    if made_of[name] != ours:
+    if (theirs := made_of.get(name)) != ours:
       raise ValueError(
-        f'{source.directory} was prepared from data.{name}={made_of[name]!r}, '
-        f'and this run has {ours!r}; remove it to prepare it again'
+        f'{source.directory} was prepared from data.{name}={theirs!r}, and '
+        f'this run has {ours!r}; remove it to prepare it again'
       )
 
 

@@ -75,9 +75,11 @@ def autoencoder_problem(
   first = pipeline.FrameBatches(
     source, config.data, config.seed, np.arange(min(8, config.data.limits.rows))
   )
-  colour = objectives.to_pixels(jnp.asarray(first(0).video)).mean(
-    axis=(0, 1, 2, 3)
-  )
+  seen = first(0)
+  readable = seen.video[seen.draw >= 0]
+  if not len(readable):
+    raise ValueError('none of the first clips of the corpus can be read')
+  colour = objectives.to_pixels(jnp.asarray(readable)).mean(axis=(0, 1, 2, 3))
   names = ('autoencoder',)
   make = networks_lib.make_init(config, names)
 
@@ -102,6 +104,11 @@ def text_problem(
   """Stage 2: the text encoder, from captions beside prepared latents."""
   if config.text_from:
     raise ValueError(f'text_from={config.text_from!r} would not be trained')
+  if config.run.accumulate > 1:
+    raise ValueError(
+      f'run.accumulate={config.run.accumulate} must be 1, as captions are told '
+      'from all others of their batch'
+    )
   if config.data.caption_dropout:
     raise ValueError(
       f'data.caption_dropout={config.data.caption_dropout} must be 0, as empty '
@@ -172,8 +179,7 @@ def _packs(
 ) -> pipeline.PackBatches:
   """Batches of prepared latents, which are prepared first if there are none."""
   place = epath.Path(config.data.latents or epath.Path(workdir) / 'latents')
-  if not place.exists():
-    prepare.prepare_once(config, frozen, place)
+  prepare.prepare_once(config, frozen, place)
   source = latents.LatentSource(place)
   prepare.check_origin(source, frozen, config)
   return pipeline.PackBatches(

@@ -75,7 +75,10 @@ def read_requests(flags: types.SimpleNamespace) -> list[generate.Request]:
   """Prompts of --prompt and --prompts; the k-th has the seed --seed + k."""
   prompts = list(flags.prompt or [])
   if flags.prompts:
-    lines = epath.Path(flags.prompts).read_text().splitlines()
+    try:
+      lines = epath.Path(flags.prompts).read_text().splitlines()
+    except UnicodeDecodeError as error:
+      raise ValueError(f'--prompts={flags.prompts} is not UTF-8') from error
     prompts += [line.strip() for line in lines if line.strip()]
   if not prompts:
     raise ValueError('no prompt: give --prompt=TEXT or --prompts=FILE')
@@ -193,6 +196,8 @@ def _write_manifest(path: epath.Path, known: dict[str, dict[str, Any]]) -> None:
 def check_config(config: config_lib.Config) -> None:
   """Raises ValueError for what `sample_while_training` could not make."""
   generate.check(config, generate.settings_of(config.sample))
+  if not config.sample.fps > 0:
+    raise ValueError(f'sample.fps={config.sample.fps} must be above 0')
   for prompt in config.sample.prompts:
     generate.prompt_ids(prompt, config.sample.text_slots)
 

@@ -7,12 +7,14 @@ the uninterrupted run would have done: a step is a function of the state, and
 a batch of the step's number.
 """
 
+import dataclasses
 import types
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from absl import logging
 from etils import epath
@@ -21,6 +23,7 @@ from jaxtyping import Array
 from sora_jax import (
   checkpoint,
   config as config_lib,
+  corpus,
   flow,
   networks as networks_lib,
   objectives,
@@ -74,7 +77,7 @@ def train(config: config_lib.Config, workdir: epath.Path) -> State:
       # Not before, as a config that does not fit the run must not replace its.
       writers.write_config(workdir, config_lib.to_dict(config))
       state = _loop(config, problem, store, mesh, state, step_fn, workdir)
-    export(config, problem, state, workdir / 'model')
+    export(config, state, workdir / 'model')
   return state
 
 
@@ -103,6 +106,9 @@ def check(config: config_lib.Config) -> None:
   optimizer.check(config.optim)
   pipeline.check(config.data)
   flow.check(config.denoising.level)
+  for name, value in dataclasses.asdict(config.reconstruction).items():
+    if not value >= 0:
+      raise ValueError(f'reconstruction.{name}={value} must be 0 or more')
   if rows % run.accumulate:
     raise ValueError(
       f'data.limits.rows={rows} must be a multiple of '
@@ -114,7 +120,6 @@ def check(config: config_lib.Config) -> None:
 
 def export(
   config: config_lib.Config,
-  problem: Problem,
   state: State,
   path: epath.Path,
 ) -> None:
@@ -125,7 +130,11 @@ def export(
   params = sharding.to_host(state['ema'] | state['frozen'])
   params.pop('contrast', None)  # towers only teach
   if config.stage is config_lib.Stage.AUTOENCODER:
-    batches = (problem.make_batch(i) for i in range(STATISTICS_BATCHES))
+    # All rows, so that they are the same on any number of hosts.
+    source = corpus.open_corpus(config.data, path.parent)
+    rows = np.arange(config.data.limits.rows)
+    frames = pipeline.FrameBatches(source, config.data, config.seed, rows)
+    batches = map(frames, range(STATISTICS_BATCHES))
     mean, std = prepare.latent_statistics(
       config.autoencoder, params['autoencoder'], batches
     )
@@ -135,9 +144,6 @@ def export(
     networks_lib.write(
       path, networks_lib.Networks(config, params), config.run.export_dtype
     )
-
-
-# ----------------------------------------------------------------- the step
 
 
 def make_step(
@@ -187,6 +193,7 @@ def _judge_step(
   moved = dict(params=optax.apply_updates(judge['params'], updates), opt=opt)
   # As the networks, it stays as it is where numbers are not finite.
   good = jnp.isfinite(optax.tree.norm(grads))
+  good &= jnp.isfinite(sums['loss'] / sums['count'])  # NaN: no clip was read
   kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), moved, judge)
   return kept, sums['loss'] / jnp.maximum(sums['count'], 1)
 
@@ -227,9 +234,6 @@ def _gradients(
   grads, sums = total
   count = jnp.maximum(sums['count'], 1)
   return jax.tree.map(lambda g: g / count, grads), sums
-
-
-# ----------------------------------------------------------------- the loop
 
 
 def _start(
@@ -292,7 +296,7 @@ def _loop(
     workdir, run.steps, every=run.log_every, start_step=first
   )
   throughput = writers.Throughput()
-  # An autoencoder has no prompts to sample.
+  # The other stages have nothing to sample.
   samples = run.sample_every and config.stage is config_lib.Stage.DIFFUSION
   pending = None
   with writer, jax.transfer_guard('disallow'):

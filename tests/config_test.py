@@ -20,7 +20,8 @@ def test_a_changed_config_survives_json():
   changed.model.patch = (2, 4, 4)
   changed.denoising.prediction = flow.Prediction.NOISE
   changed.denoising.level.shift_base = 0
-  changed.data.groups = pipeline.Groups.FRAME
+  changed.data.corpus = pipeline.Corpus.TFDS
+  changed.data.shares.frames = 0.25
   changed.data.sizes = ('64x64x33', '32x96x1')
   changed.data.limits.tokens = 999
   changed.autoencoder.latent_mean = (0.1, 1 / 3)

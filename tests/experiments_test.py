@@ -46,6 +46,7 @@ def abstract_pack(config):
     group=ints(B, N),
     group_clip=ints(B, G),
     group_index=ints(B, G),
+    group_clean=ints(B, G),
     text_of=ints(B, N),
     text_segment=ints(B, L),
     draw=ints(B, M),

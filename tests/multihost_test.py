@@ -25,16 +25,18 @@ def places(tmp_path_factory):
 
 
 def train(places, workdir, processes, *more):
-  """Runs the smoke experiment on two devices, of one process or of two."""
+  """Runs the smoke experiment on two devices, of one process or of two.
+
+  Without latents to go on from, which `more` may name, it prepares its own.
+  """
   command = [
     *(sys.executable, 'launch.py', 'train'),
     '--config=experiments/smoke.py:diffusion',
     f'--config.autoencoder_from={places / "model"}',
-    f'--config.data.latents={places / "latents"}',
     f'--config.run.steps={STEPS}',
     '--config.optim.warmup_steps=2',
     *('--config.run.log_every=1', '--config.run.save_every=3'),
-    *('--config.run.sample_every=0', f'--workdir={workdir}', *more),
+    *('--config.run.sample_every=3', f'--workdir={workdir}', *more),
   ]
   with socket.socket() as free:
     free.bind(('localhost', 0))
@@ -88,14 +90,25 @@ def test_two_processes_train_as_one_does_and_one_goes_on_for_them(
   places, tmp_path, fsdp
 ):
   mesh = f'--config.mesh.fsdp={fsdp}'
+  latents = f'--config.data.latents={places / "latents"}'
   one, two = epath.Path(tmp_path / 'one'), epath.Path(tmp_path / 'two')
-  train(places, one, 1, mesh)
-  train(places, two, 2, mesh)
+  train(places, one, 1, mesh, latents)
+  train(places, two, 2, mesh, latents)
   assert_near(lines_of(one), lines_of(two))
+  assert (two / 'samples' / '3' / 'sheet.png').exists()
   # As if both had been killed after step 3.
   for path in (two / 'checkpoints').glob(f'{STEPS}*'):
     path.rmtree() if path.is_dir() else path.unlink()
-  train(places, two, 1, mesh)
+  train(places, two, 1, mesh, latents)
+  assert_near(lines_of(one), lines_of(two))
+
+
+@pytest.mark.slow
+def test_two_processes_prepare_once_what_one_would(places, tmp_path):
+  one, two = epath.Path(tmp_path / 'one'), epath.Path(tmp_path / 'two')
+  few = '--config.data.clips=12'
+  train(places, one, 1, few)
+  train(places, two, 2, few)
   assert_near(lines_of(one), lines_of(two))
 
 

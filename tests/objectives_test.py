@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from sora_jax import batch, flow, objectives, rng, sharding
-from sora_jax.data import latents, pipeline, plan
+from sora_jax.data import latents, pieces, pipeline, plan
 from sora_jax.models import autoencoder, contrast, discriminator, dit, text
 
 PATCH = (1, 2, 2)
@@ -33,11 +33,13 @@ class Corpus(latents.LatentSource):
     return latents.Record(latent, ())
 
 
-def pack(rows, clips, groups=pipeline.Groups.FRAME):
+def pack(rows, clips, **shares):
   """Both clips, in `rows` rows that hold `clips` each."""
   limits = plan.Limits(rows=rows, tokens=9, clips=clips, text=20, groups=3)
   config = pipeline.DataConfig(
-    limits=limits, groups=groups, caption_dropout=0.0
+    limits=limits,
+    shares=pieces.Shares(**shares or {'frames': 1.0}),
+    caption_dropout=0.0,
   )
   make = pipeline.PackBatches(Corpus(), config, PATCH, 0, np.arange(rows))
   return jax.tree.map(jnp.asarray, make(0))
@@ -148,6 +150,24 @@ def test_the_network_sees_noise_at_the_level_of_its_group(monkeypatch):
     expected = (1 - t) * made.tokens[0, n] + t * noise[0, n]
     np.testing.assert_allclose(seen['x'][0, n], expected, atol=1e-6)
   assert len(np.unique(seen['level'])) == 3  # a clip's frames differ
+
+
+def test_what_is_clean_is_seen_as_it_is_and_has_no_loss(monkeypatch):
+  made, seen = pack(1, 2, start=1.0), {}
+
+  def network(model, params, x, level, pack, features):
+    seen.update(x=x, level=level)
+    return jnp.full_like(x, 7.0)
+
+  answers(monkeypatch, None)
+  monkeypatch.setattr(objectives, 'denoise', network)
+  _, count, _ = denoising({'dit': None}, made)
+  clean = np.take_along_axis(made.group_clean, made.group, 1) > 0
+  clean &= np.asarray(made.segment) > 0
+  assert 0 < clean.sum() < (made.segment > 0).sum()
+  np.testing.assert_array_equal(seen['x'][clean], made.tokens[clean])
+  assert (seen['level'][made.group_clean > 0] == 0).all()
+  assert count == (made.segment > 0).sum() - clean.sum()
 
 
 def test_loss_by_level_adds_up_to_the_loss(monkeypatch):

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from sora_jax import batch, tokens
-from sora_jax.data import latents, pipeline, plan, sources, transforms
+from sora_jax.data import (
+  latents,
+  pieces,
+  pipeline,
+  plan,
+  sources,
+  transforms,
+)
 
 PATCH = (1, 2, 2)
 SIZES = [(1, 2, 2), (3, 2, 4), (2, 4, 2), (1, 4, 4), (3, 2, 2)]
@@ -145,22 +152,51 @@ def test_every_clip_comes_once_an_epoch(source):
   assert sorted(draws)[: 2 * COUNT] == list(range(2 * COUNT))
 
 
-@pytest.mark.parametrize('groups', pipeline.Groups)
-def test_a_token_follows_a_group_of_its_own_clip(source, groups):
-  pack = packs(source, groups=groups)(0)
+@pytest.mark.parametrize('by_frame', [False, True])
+def test_a_token_follows_a_group_of_its_own_clip(source, by_frame):
+  shares = pieces.Shares(frames=float(by_frame))
+  pack = packs(source, shares=shares)(0)
   used = 0
   for r, n in np.argwhere(pack.segment > 0):
     g = pack.group[r, n]
     assert pack.group_clip[r, g] == pack.segment[r, n]
     frame = pack.position[r, n, 0]
-    expected = frame if groups is pipeline.Groups.FRAME else 0
+    expected = frame if by_frame else 0
     assert pack.group_index[r, g] == expected
   for r, segment, draw in segments(pack):
     frames = source[clip_of(draw)].latent.shape[0]
-    expected = frames if groups is pipeline.Groups.FRAME else 1
+    expected = frames if by_frame else 1
     assert (pack.group_clip[r] == segment).sum() == expected
     used += expected
   assert (pack.group_clip > 0).sum() == used
+  assert not pack.group_clean.any()
+
+
+def test_a_clean_piece_is_a_group_of_its_own(source):
+  pack = packs(source, shares=pieces.Shares(start=1.0))(0)
+  for r, segment, draw in segments(pack):
+    frames = source[clip_of(draw)].latent.shape[0]
+    own = pack.segment[r] == segment
+    clean = pack.group_clean[r][pack.group[r]][own]
+    if frames < 2:
+      assert not clean.any()
+    else:
+      frame = pack.position[r, own, 0]
+      assert clean[frame == 0].all() and not clean[frame == frames - 1].any()
+
+
+def test_a_midstream_begins_at_position_one(source):
+  pack = packs(source, shares=pieces.Shares(midstream=1.0))(0)
+  for r, segment, draw in segments(pack):
+    whole = source[clip_of(draw)].latent
+    own = pack.segment[r] == segment
+    first = pack.position[r, own, 0].min()
+    count = pack.tokens_in_clip[r, segment - 1]
+    assert first == (len(whole) > 2) and own.sum() == count
+    assert (pack.index[r, own] == np.arange(count)).all()
+    if first:
+      last = tokens.patchify(whole[None], PATCH)[0][-count:]
+      np.testing.assert_array_equal(pack.tokens[r, own], last)
 
 
 def test_a_token_listens_to_the_caption_of_its_own_clip(source):
@@ -228,7 +264,9 @@ def test_a_corpus_that_does_not_fit_is_refused_when_it_is_opened(source):
   with pytest.raises(ValueError, match=r'needs 5 text.*limits\.text is 4'):
     packs(source, limits=dict(text=4))
   with pytest.raises(ValueError, match=r'3 groups'):
-    packs(source, limits=dict(groups=2), groups=pipeline.Groups.FRAME)
+    packs(source, limits=dict(groups=2), shares=pieces.Shares(frames=0.5))
+  with pytest.raises(ValueError, match='no streams that start anew'):
+    packs(source, shares=pieces.Shares(end=0.5))
   with pytest.raises(ValueError, match='patch'):
     pipeline.PackBatches(source, config(), (1, 4, 2), SEED, ALL)
 

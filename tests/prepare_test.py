@@ -64,6 +64,26 @@ def test_every_clip_of_a_world_is_encoded_at_its_own_size(model, tmp_path):
     prepare.main(config, flags)
 
 
+def test_a_second_stream_starts_anew_where_it_is_needed(model, tmp_path):
+  path, networks = model
+  config = world(model)
+  config.data.sizes, config.data.shares.end = ('32x32x17',), 0.5
+  config.data.limits.tokens = 99
+  flags = types.SimpleNamespace(data=None, workdir=str(tmp_path))
+  prepare.main(config, flags)
+  source = latents.LatentSource(tmp_path / 'latents')
+  starts = set()
+  for index, row in enumerate(source.rows):
+    record = source[index]
+    at = row.size[0] - len(record.restart) - 1
+    size = batch.parse_size('32x32x17')
+    clip, _ = balls.clip(0, int(row.id.removesuffix('+0')), size)
+    anew = encode(networks, clip.video[4 * at :])[1:]
+    np.testing.assert_allclose(record.restart, anew, rtol=2e-3, atol=2e-3)
+    starts.add(at)
+  assert len(starts) == 2  # of ten clips, encoded eight at a time
+
+
 def test_files_keep_their_aspect_and_broken_ones_are_left_out(model, tmp_path):
   folder = tiny.write_videos(
     tmp_path / 'videos', [(11, 64, 32), (5, 32, 64), (9, 40, 40), (1, 32, 32)]

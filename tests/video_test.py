@@ -228,10 +228,16 @@ def make_cut_png(tmp_path):
   return 'png', file.getvalue()[: len(file.getvalue()) // 2]
 
 
+def make_unknown_codec(tmp_path):
+  data = encode(tmp_path / 'x.mp4', numbered(48), 24).read_bytes()
+  return 'mp4', data.replace(b'avc1', b'zzzz')
+
+
 BROKEN = [
     make_empty, make_text, make_cut_index_last, make_cut_index_first,
     make_cut_fragmented, make_corrupt_index, make_no_samples, make_cut_webm,
     make_zeroed_range, make_flipped_bit, make_sound_only, make_cut_png,
+    make_unknown_codec,
 ]  # fmt: skip
 
 
@@ -298,7 +304,9 @@ def test_mp4_says_its_colours_and_starts_with_its_index(tmp_path):
   assert at[b'moov'] < at[b'mdat']
   with av.open(tmp_path / 'x.mp4') as container:
     codec = container.streams.video[0].codec_context
+    assert (codec.name, codec.pix_fmt) == ('h264', 'yuv420p')
     assert (codec.colorspace, codec.color_range) == (1, 1)
+    assert (codec.color_primaries, codec.color_trc) == (1, 1)
 
 
 WRITE = """

@@ -41,6 +41,8 @@ class Record(NamedTuple):
 
   latent: Float[np.ndarray, 'F h w C']  # normalised
   features: tuple[Float[np.ndarray, 'L E'], ...]  # a caption each, or empty
+  # The last K latents again, of a stream that started a frame before them.
+  restart: Float[np.ndarray, 'K h w C'] | None = None
 
 
 class Writer:
@@ -67,6 +69,8 @@ class Writer:
   def write(self, row: Row, record: Record) -> None:
     """Adds one clip. Latents are stored in float16: normalised, they fit."""
     arrays: dict[str, np.ndarray] = {'latent': record.latent.astype(np.float16)}
+    if record.restart is not None:
+      arrays['restart'] = record.restart.astype(np.float16)
     for i, features in enumerate(record.features):
       arrays[f'features_{i}'] = features.astype(np.float32)
     self._records.write(safetensors.numpy.save(arrays))
@@ -126,10 +130,12 @@ class LatentSource:
       raise BrokenRecord(
         f'{self.directory / RECORDS}: record {index} is damaged: {error}'
       ) from error
-    captions = range(len(arrays) - 1)
+    latent = arrays.pop('latent').astype(np.float32)
+    restart = arrays.pop('restart', None)
     return Record(
-      arrays['latent'].astype(np.float32),
-      tuple(arrays[f'features_{i}'] for i in captions),
+      latent,
+      tuple(arrays[f'features_{i}'] for i in range(len(arrays))),
+      None if restart is None else restart.astype(np.float32),
     )
 
   def _open(self) -> array_record_module.ArrayRecordReader:

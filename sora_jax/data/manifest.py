@@ -229,7 +229,11 @@ def _read_captions(files: dict[str, epath.Path]) -> dict[str, list[str]]:
   if CAPTIONS not in files:
     return captions
   path = files[CAPTIONS]
-  for number, line in enumerate(path.read_text().splitlines(), 1):
+  try:
+    lines = path.read_text().splitlines()
+  except UnicodeDecodeError as error:
+    raise ValueError(f'{path} is not UTF-8') from error
+  for number, line in enumerate(lines, 1):
     if not line.strip():
       continue
     try:

@@ -16,7 +16,7 @@ from absl import flags, logging
 from jaxtyping import Int
 
 from sora_jax import batch, tokens
-from sora_jax.data import latents, plan, sources, transforms
+from sora_jax.data import latents, pieces, plan, sources, transforms
 
 RowIndex = Int[np.ndarray, 'R']  # the rows of a batch that a host reads
 
@@ -27,13 +27,6 @@ class Corpus(enum.Enum):
   WORLD = 'world'  # rendered as they are asked for
   FOLDER = 'folder'  # videos and images, with captions beside them
   TFDS = 'tfds'  # a directory that TFDS prepared
-
-
-class Groups(enum.Enum):
-  """How many noise levels a clip has."""
-
-  CLIP = 'clip'  # one
-  FRAME = 'frame'  # one for each latent frame
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -53,7 +46,7 @@ class DataConfig:
   # The autoencoder sees crops of these sizes, step by step in turn.
   crops: tuple[str, ...] = ('64x64x9',)
   limits: plan.Limits = dataclasses.field(default_factory=plan.Limits)
-  groups: Groups = Groups.CLIP
+  shares: pieces.Shares = dataclasses.field(default_factory=pieces.Shares)
   caption_dropout: float = 0.1  # share of clips that see an empty caption
   latents: str = ''  # a prepared directory; empty: `latents` in the workdir
   workers: int = 0  # processes; 0 reads in threads of this one
@@ -63,6 +56,14 @@ class DataConfig:
 def check(config: DataConfig) -> None:
   """Raises ValueError for numbers that cannot be."""
   plan.check(config.limits)
+  pieces.check(config.shares)
+  if not config.sizes:
+    raise ValueError('data.sizes is empty; it needs a size, as 64x64x33')
+  if config.corpus is not Corpus.WORLD and len(config.sizes) > 1:
+    raise ValueError(
+      f'data.sizes={config.sizes}: files keep their own aspect, and take one '
+      'size, for their duration and number of pixels'
+    )
   for name in ('workers', 'prefetch'):
     if getattr(config, name) < 0:
       raise ValueError(f'data.{name}={getattr(config, name)} must be 0 or more')
@@ -188,11 +189,15 @@ class PackBatches:
     self._source, self._config, self._patch = source, config, patch
     self._seed, self._rows = seed, rows
     grids = [tokens.token_grid(row.size, patch) for row in source.rows]
-    per_frame = config.groups is Groups.FRAME
+    if pieces.restarts(config.shares) and not source.info.get('restarts'):
+      raise ValueError(
+        f'{source.directory} has no streams that start anew, which data.shares '
+        'of end, both and middle need; remove it to prepare it again'
+      )
     needs = plan.Needs(
       tokens=np.array([np.prod(grid) for grid in grids], int),
       text=np.array([_text_slots(row) for row in source.rows], int),
-      groups=np.array([g[0] if per_frame else 1 for g in grids], int),
+      groups=np.array([pieces.groups(config.shares, g[0]) for g in grids]),
     )
     self._plan = plan.Plan(needs, config.limits, seed)
 
@@ -213,23 +218,45 @@ class PackBatches:
         logging.warning('left out of this batch: %s', error)
         out.draw[m] = batch.BROKEN  # and its slots stay empty
         continue
-      grid = tokens.token_grid(record.latent.shape[:3], self._patch)
-      values = tokens.patchify(record.latent[None], self._patch)[0]
-      count, position = len(values), tokens.positions(grid)
-      at = slice(slot, slot + count)
-      per_frame = self._config.groups is Groups.FRAME
-      groups = grid[0] if per_frame else 1
-      out.tokens[at] = values
-      out.position[at] = position
-      out.index[at] = np.arange(count)
-      out.segment[at] = out.text_of[at] = m + 1
-      out.group[at] = group + (position[:, 0] if per_frame else 0)
-      out.group_clip[group : group + groups] = m + 1
-      out.group_index[group : group + groups] = np.arange(groups)
-      out.draw[m], out.tokens_in_clip[m] = entry.draw, count
+      count, groups = self._write_tokens(out, slot, group, m, entry, record)
       text_slot += self._write_text(out, text_slot, m, entry, record)
       slot, group = slot + count, group + groups
     return out
+
+  def _write_tokens(
+    self,
+    out: batch.Pack,
+    slot: int,
+    group: int,
+    m: int,
+    entry: plan.Entry,
+    record: latents.Record,
+  ) -> tuple[int, int]:
+    """Puts a clip into its row; returns the slots and groups that it took."""
+    rng = transforms.generator(self._seed, 'piece', entry.draw)
+    lesson = pieces.teach(
+      record.latent, record.restart, self._config.shares, self._patch[1], rng
+    )
+    grid = tokens.token_grid(lesson.latent.shape[:3], self._patch)
+    values = tokens.patchify(lesson.latent[None], self._patch)[0]
+    clean = tokens.patchify(lesson.clean[None, ..., None], self._patch)[0]
+    clean = clean.all(axis=-1)
+    count, position = len(values), tokens.positions(grid)
+    member = position[:, 0] if lesson.by_frame else clean.astype(np.int32)
+    groups = int(member.max()) + 1
+    at, own = slice(slot, slot + count), slice(group, group + groups)
+    out.tokens[at] = values
+    out.position[at] = position
+    out.position[at, 0] += lesson.midstream
+    out.index[at] = np.arange(count)
+    out.segment[at] = out.text_of[at] = m + 1
+    out.group[at] = group + member
+    out.group_clip[own] = m + 1
+    out.group_index[own] = np.arange(groups)
+    if not lesson.by_frame:
+      out.group_clean[own] = np.arange(groups)  # the second one, if there is
+    out.draw[m], out.tokens_in_clip[m] = entry.draw, count
+    return count, groups
 
   def _empty_row(self) -> batch.Pack:
     limits = self._config.limits
@@ -245,6 +272,7 @@ class PackBatches:
       group=zeros(N),
       group_clip=zeros(G),
       group_index=zeros(G),
+      group_clean=zeros(G),
       text_of=zeros(N),
       text_segment=zeros(L),
       draw=np.full(M, batch.EMPTY, np.int32),

@@ -161,6 +161,7 @@ class TFDSSource:
     self._name = f'{builder.info.full_name}/{split}'
     self._video_key, self._caption_key = video_key, caption_key
     self._fps = fps
+    self._sizes: dict[int, batch.Size] = {}
 
   def __len__(self) -> int:
     return len(self._records)
@@ -172,6 +173,11 @@ class TFDSSource:
     return batch.Clip(frames, caption, fps, self._id(index))
 
   def info(self, index: int) -> batch.Size:
+    if index not in self._sizes:  # a whole video is decoded to measure it
+      self._sizes[index] = self._measure(index)
+    return self._sizes[index]
+
+  def _measure(self, index: int) -> batch.Size:
     value = self._record(index)[self._video_key]
     if isinstance(value, bytes):
       measured = self._decode(index, video.read_info, value)

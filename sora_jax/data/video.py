@@ -227,10 +227,15 @@ def _open(source: Source) -> Iterator[tuple]:
       if not container.streams.video:
         raise BrokenVideo(source, 'it holds no video')
       stream = container.streams.video[0]
+      if stream.codec_context is None:
+        raise BrokenVideo(source, 'there is no decoder for its codec')
       # By default damage is painted over, and the frame looks like any other.
       stream.codec_context.options = {'err_detect': 'explode'}
       yield container, stream
-  except (av.error.FFmpegError, OSError) as error:
+  except BrokenVideo:
+    raise
+  except (av.error.FFmpegError, OSError, ValueError) as error:
+    # PyAV raises plain ValueErrors too, as for names that are not UTF-8.
     raise BrokenVideo(source, reason(error)) from error
 
 

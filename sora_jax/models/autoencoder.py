@@ -147,9 +147,6 @@ def _statistics(config: AutoencoderConfig) -> tuple[Array, Array]:
   return mean, std
 
 
-# ----------------------------------------------------- encoder and decoder
-
-
 class Encoder(nn.Module):
   config: AutoencoderConfig
 
@@ -274,9 +271,6 @@ class Autoencoder(nn.Module):
   def __call__(self, video: Video) -> Video:
     """Reconstruction from the mean latents; initialises every parameter."""
     return self.decode(self.encode(video)[0])
-
-
-# ------------------------------------------------------------ entry points
 
 
 def init(config: AutoencoderConfig, key: Array) -> Params:

@@ -79,6 +79,7 @@ def init(key: Key[Array, ''], values: int, features: int) -> Params:
     group=None,
     group_clip=None,
     group_index=None,
+    group_clean=None,
     text_of=None,
     text_segment=zeros(1, 1),
     draw=zeros(1, 1),

@@ -113,7 +113,7 @@ class SpacetimeDiT(nn.Module):
       x: noisy patches, values ordered (t, h, w, C) with C fastest; noisy
         channels come first, condition channels after them.
       level: noise level of each group, 0 = data, 1 = noise.
-      position: latent frame, row and column of a token in its own clip.
+      position: frame, row and column of a token in the grid of its clip.
       segment: clip of a token, 1, 2, ...; 0 is an empty slot.
       group: which column of `level` a token follows.
       text: text features.

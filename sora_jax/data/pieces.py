@@ -1,0 +1,146 @@
+"""What of a training clip is clean, as it is when something is known.
+
+A model that shall go on from a piece of video has to have seen such pieces
+beside noise, encoded as they will be: one at the start is of its own first
+frame, as the clip's latents are; one further on is of a stream that starts
+anew, whose image latent is left out. Prepared clips keep such a stream.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+Latent = Float[np.ndarray, '_F _h _w _C']
+
+
+@dataclasses.dataclass(kw_only=True)
+class Shares:
+  """Shares of the clips; what is left of 1 is noise all over, at one level."""
+
+  frames: float = 0.0  # a level for every latent frame (arXiv:2407.01392)
+  start: float = 0.0  # a clean piece at the start: animate, go on
+  end: float = 0.0  # at the end: begin earlier
+  both: float = 0.0  # at both: connect
+  middle: float = 0.0  # in between: keyframes
+  region: float = 0.0  # all but a box in space: replace, outpaint
+  # Of those with noise all over or a clean start, so many lack the image
+  # latent and more: windows of a longer clip, loops.
+  midstream: float = 0.0
+
+
+class Lesson(NamedTuple):
+  """A clip as it is to be learned from."""
+
+  latent: Latent
+  clean: Bool[np.ndarray, '_F _h _w']
+  by_frame: bool  # a level for every frame
+  midstream: bool  # without an image latent
+
+
+def check(shares: Shares) -> None:
+  """Raises ValueError for shares that are none, or are more than all."""
+  values = dataclasses.asdict(shares)
+  for name, value in values.items():
+    if not 0 <= value <= 1:
+      raise ValueError(f'data.shares.{name}={value} must be from 0 to 1')
+  total = sum(values.values()) - shares.midstream
+  if total > 1 + 1e-9:
+    raise ValueError(
+      f'data.shares: all but midstream add up to {total:g}; it must be 1 at '
+      'most'
+    )
+
+
+def restarts(shares: Shares) -> bool:
+  """Whether a share needs streams that start anew."""
+  return max(shares.end, shares.both, shares.middle) > 0
+
+
+def groups(shares: Shares, frames: int) -> int:
+  """Noise levels that a clip of so many latent frames may need."""
+  known = max(shares.start, shares.end, shares.both, shares.middle)
+  return max(
+    frames if shares.frames else 1, 2 if max(known, shares.region) else 1
+  )
+
+
+def restart_at(frames: int, choice: int) -> int:
+  """The latent frame whose last frame a second stream of a clip starts from.
+
+  One of three places, as each is a shape of its own to compile.
+  """
+  return max(0, min(frames - 2, frames * (1 + choice % 3) // 4))
+
+
+def teach(
+  latent: Latent,
+  restart: Latent | None,
+  shares: Shares,
+  side: int,
+  rng: np.random.Generator,
+) -> Lesson:
+  """Draws how a clip is to be learned from.
+
+  Args:
+    latent: Of the whole clip.
+    restart: Of a stream that started anew, without its image latent: the last
+      len(restart) latent frames; None where there is none.
+    shares: How often which way.
+    side: Rows and columns of a token, at which a region is cut.
+    rng: Of this draw of this clip.
+  """
+  kind, cut = _kind(shares, rng), rng.random() < shares.midstream
+  frames, restarted = len(latent), 0 if restart is None else len(restart)
+  if kind != 'frames' and frames < 2:
+    kind = ''  # an image
+  if kind in ('end', 'both', 'middle') and not restarted:
+    kind = ''
+  if cut and kind in ('', 'start') and frames > 2:
+    latent = latent[rng.integers(1, frames - 1) :]
+    frames = len(latent)
+  else:
+    cut = False
+  clean = np.zeros(latent.shape[:3], bool)
+  if kind in ('start', 'both'):
+    most = frames - 1 if kind == 'start' else frames - restarted - 1
+    clean[: rng.integers(1, most + 1) if most > 0 else 0] = True
+  if restart is not None and kind in ('end', 'both', 'middle'):
+    at = frames - restarted
+    # The clip ends with the piece, or goes on after it.
+    last = rng.integers(at + 1, frames + 1)
+    latent, clean = latent.copy(), clean.copy()
+    latent[at:last] = restart[: last - at]
+    clean[at:last] = True
+    if kind != 'middle':
+      latent, clean = latent[:last], clean[:last]
+  if kind == 'region':
+    clean[:] = ~_box(latent.shape[1:3], side, rng)
+  return Lesson(latent, clean, kind == 'frames', cut)
+
+
+def _kind(shares: Shares, rng: np.random.Generator) -> str:
+  """One of the shares' names but midstream; '' for noise all over."""
+  at = rng.random()
+  for name, share in dataclasses.asdict(shares).items():
+    if name != 'midstream':
+      if at < share:
+        return name
+      at -= share
+  return ''
+
+
+def _box(
+  size: tuple[int, int], side: int, rng: np.random.Generator
+) -> Bool[np.ndarray, 'h w']:
+  """A box of a quarter to three quarters of each side, of whole tokens."""
+  box = np.zeros(size, bool)
+  spans = []
+  for length in size:
+    cells = length // side
+    wide = max(1, round(cells * rng.uniform(0.25, 0.75)))
+    low = rng.integers(0, cells - wide + 1)
+    spans.append(slice(low * side, (low + wide) * side))
+  box[spans[0], spans[1]] = True
+  return box
