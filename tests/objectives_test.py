@@ -153,7 +153,7 @@ def test_the_network_sees_noise_at_the_level_of_its_group(monkeypatch):
 
 
 def test_what_is_clean_is_seen_as_it_is_and_has_no_loss(monkeypatch):
-  made, seen = pack(1, 2, start=1.0), {}
+  made, seen = pack(2, 1, start=1.0), {}
 
   def network(model, params, x, level, pack, features):
     seen.update(x=x, level=level)
