@@ -74,7 +74,7 @@ def clips() -> config_lib.Config:
   config.data.crops = ('64x64x9',)
   config.data.limits.rows = 4
   config.data.workers = 1
-  config.run.steps = 44000
+  config.run.steps = 2000
   return config
 
 
