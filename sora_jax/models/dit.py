@@ -188,6 +188,10 @@ class Block(nn.Module):
   gates are closed. The text attention has no gate, so its last kernel starts
   at zero instead. A fresh block is therefore the identity, and depth does not
   disturb the start of training (DiT, section 3.2, adaLN-Zero).
+
+  Parts have the names that diffusers gives those of Wan: `attn1` and `attn2`
+  attend to tokens and to text, `norm2` comes before the latter, and the norms
+  before `attn1` and `ffn` have no parameters, and so no name.
   """
 
   config: DiTConfig
