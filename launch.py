@@ -68,6 +68,15 @@ VERBS = {
     cli.Flag('data', 'DIR', 'videos to reconstruct as well'),
     cli.Flag('out', 'DIR', 'where the scores go', default='evaluation'),
   ),
+  'bench': cli.Verb(
+    'sora_jax.bench',
+    'See whether the same bits come out, whatever should not matter.',
+    MODEL,
+    cli.choice('what', ('determinism',), 'to measure'),
+    cli.Flag('compare', 'A,B', 'or two folders that `sample` wrote'),
+    cli.count('steps', 'solver steps', default=4),
+    cli.count('repeats', 'of one request', default=20),
+  ),
 }
 
 if __name__ == '__main__':

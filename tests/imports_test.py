@@ -18,7 +18,7 @@ LEVELS = (
   + 'writers metrics'.split(),
   'experiment config corpus networks'.split(),
   'paint generate tasks prompting'.split()
-  + 'prepare sample problems train evaluate demo'.split(),
+  + 'prepare sample problems train evaluate bench demo'.split(),
   ['cli'],
 )
 APART = {'models': {'data'}, 'weights': {'data'}, 'data': {'models', 'weights'}}

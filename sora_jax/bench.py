@@ -1,0 +1,202 @@
+"""Are the bits the same? `launch.py bench`.
+
+`--what=determinism` samples the same prompts in many ways and holds each latent
+against that of the clip made alone. `--compare=A,B` holds two folders that
+`sample` wrote against each other, by hash and by pixels.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import types
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+from jaxtyping import Float
+
+from sora_jax import generate, metrics, networks as networks_lib, sharding
+from sora_jax.data import video
+
+PROMPT = 'a small red ball rolls right at speed 2.0'
+CLIPS = 8
+# As many as a mesh may have here, where there are none but those of a CPU.
+SIMULATED = 8
+
+Latents = list[Float[np.ndarray, 'F h w C']]
+
+
+class Way(NamedTuple):
+  """How the clips were sampled, and what came of those that were asked for."""
+
+  name: str
+  asked: list[int]  # which of the CLIPS seeds, in the order asked for
+  latents: Latents
+
+
+def main(config: None, flags: types.SimpleNamespace) -> None:
+  """Prints a table, and fails if a promise of equal bits is not kept."""
+  del config
+  if flags.compare:
+    return compare(*_two(flags.compare))
+  if 'JAX_NUM_CPU_DEVICES' not in os.environ:
+    jax.config.update('jax_num_cpu_devices', SIMULATED)
+  networks = networks_lib.read(flags.model or networks_lib.SHIPPED)
+  settings = generate.settings_of(networks.config.sample)
+  settings = settings._replace(steps=flags.steps)
+  print(
+    f'latents of {CLIPS} clips of {settings.size}, {flags.steps} steps of '
+    f'{settings.sampler}, micro-batches of {settings.micro_batch}, on '
+    f'{len(jax.devices())} devices ({jax.devices()[0].device_kind})'
+  )
+  alone = sampled(networks, settings, _mesh(1), [[i] for i in range(CLIPS)])
+  print(f'{"":34}{"clips":>6}  {"largest difference":>18}')
+  wrong = 0
+  for way in ways(networks, settings, flags):
+    worst = max(
+      float(np.abs(z - alone[i]).max())
+      for i, z in zip(way.asked, way.latents, strict=True)
+    )
+    same = all(
+      z.tobytes() == alone[i].tobytes()
+      for i, z in zip(way.asked, way.latents, strict=True)
+    )
+    wrong += not same
+    told = 'equal bits' if same else f'{worst:.2e}'
+    print(f'{way.name:34}{len(way.asked):6}  {told:>18}', flush=True)
+  if wrong:
+    raise ValueError(f'{wrong} ways of sampling gave other bits')
+
+
+def ways(
+  networks: generate.Networks,
+  settings: generate.Settings,
+  flags: types.SimpleNamespace,
+) -> Iterator[Way]:
+  """Every way that must not matter."""
+  make = lambda mesh, *requests: sampled(networks, settings, mesh, requests)
+  everyone = list(range(CLIPS))
+  for count in (1, 3, CLIPS):
+    asked = everyone[:count]
+    yield Way(f'a request of {count}', asked, make(_mesh(1), asked))
+  turned = everyone[3:] + everyone[:3]
+  yield Way('in other slots', turned, make(_mesh(1), turned))
+  devices = len(jax.devices())
+  for count in (n for n in (2, 4, 8) if n <= devices):
+    mesh = _mesh(count)
+    yield Way(f'data={count}', everyone, make(mesh, everyone))
+    mesh = _mesh(count, fsdp=count // 2)
+    name = f'data=2 fsdp={count // 2}'
+    yield Way(name, everyone, make(mesh, everyone))
+  repeats = [everyone[:1]] * flags.repeats
+  made = make(_mesh(1), *repeats)
+  yield Way(f'{flags.repeats} times', [0] * flags.repeats, made)
+  for devices in (1, 2):
+    made = elsewhere(flags, settings, devices)
+    yield Way(f'another process, {devices} devices', everyone, made)
+
+
+def sampled(
+  networks: generate.Networks,
+  settings: generate.Settings,
+  mesh: jax.sharding.Mesh,
+  requests: list[list[int]] | tuple[list[int], ...],
+) -> Latents:
+  """Latents of some requests, each of clips by their seeds."""
+  make = generate.make_generator(networks, settings, mesh)
+  return [
+    clip.latent
+    for seeds in requests
+    for clip in make([generate.Request(PROMPT, seed) for seed in seeds])
+  ]
+
+
+def elsewhere(
+  flags: types.SimpleNamespace, settings: generate.Settings, devices: int
+) -> Latents:
+  """Latents that a process of its own has made, on so many devices."""
+  with tempfile.TemporaryDirectory() as folder:
+    out = pathlib.Path(folder) / 'latents.npy'
+    code = (
+      'import sys, numpy as np, jax\n'
+      'from sora_jax import bench, networks, generate\n'
+      'model, steps, out, devices = sys.argv[1:]\n'
+      'read = networks.read(model)\n'
+      'settings = generate.settings_of(read.config.sample)\n'
+      'settings = settings._replace(steps=int(steps))\n'
+      'mesh = bench._mesh(min(int(devices), len(jax.devices())))\n'
+      'seeds = [list(range(bench.CLIPS))]\n'
+      'np.save(out, np.stack(bench.sampled(read, settings, mesh, seeds)))\n'
+    )
+    model = str(flags.model or networks_lib.SHIPPED)
+    done = subprocess.run(
+      [
+        *(sys.executable, '-c', code, model),
+        *(str(settings.steps), str(out), str(devices)),
+      ],
+      env=os.environ | {'JAX_NUM_CPU_DEVICES': str(devices)},
+      capture_output=True,
+      text=True,
+    )
+    if done.returncode:
+      raise ValueError(f'a second process failed: {done.stderr[-400:]}')
+    return list(np.load(out))
+
+
+def _mesh(devices: int, fsdp: int = 1) -> jax.sharding.Mesh:
+  shape = sharding.MeshConfig(data=devices // fsdp, fsdp=fsdp)
+  return sharding.make_mesh(shape, jax.devices()[:devices])
+
+
+def compare(one: epath.Path, other: epath.Path) -> None:
+  """Prints a line for each file that either folder has.
+
+  Raises:
+    ValueError: a folder has no manifest, or a file is not the same in both.
+  """
+  rows, others = _manifest(one), _manifest(other)
+  different = 0
+  for name in sorted(rows.keys() | others.keys()):
+    if name not in rows or name not in others:
+      told = f'only in {one if name in rows else other}'
+    elif rows[name]['latent_sha256'] == others[name]['latent_sha256']:
+      told = 'equal latents'
+      if rows[name]['video_sha256'] == others[name]['video_sha256']:
+        told += ', equal bytes'
+    else:
+      told = _by_pixels(one / name, other / name)
+    different += not told.startswith('equal')
+    print(f'{name}  {told}')
+  if different:
+    raise ValueError(f'{different} files differ between {one} and {other}')
+
+
+def _by_pixels(one: epath.Path, other: epath.Path) -> str:
+  a, b = (
+    video.read_frames(path, 0, video.read_info(path).frames)
+    for path in (one, other)
+  )
+  if a.shape != b.shape:
+    return f'{a.shape} and {b.shape} frames, rows, columns and colours'
+  largest = int(np.abs(a.astype(int) - b).max())
+  return f'pixels differ by {largest} at most, PSNR {metrics.psnr(a, b):.1f} dB'
+
+
+def _manifest(folder: epath.Path) -> dict[str, dict]:
+  path = folder / 'manifest.jsonl'
+  if not path.exists():
+    raise ValueError(f'{folder} has no manifest.jsonl; `sample` writes one')
+  rows = map(json.loads, path.read_text().splitlines())
+  return {row['file']: row for row in rows}
+
+
+def _two(folders: str) -> tuple[epath.Path, epath.Path]:
+  parts = folders.split(',')
+  if len(parts) != 2:
+    raise ValueError(f'--compare={folders} is not two folders, A,B')
+  return epath.Path(parts[0]), epath.Path(parts[1])

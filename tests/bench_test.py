@@ -1,0 +1,96 @@
+"""The table of equal bits, and folders held against each other."""
+
+import types
+
+import numpy as np
+import pytest
+import tiny
+from etils import epath
+
+from sora_jax import bench, generate, sample
+
+pytestmark = pytest.mark.usefixtures('cached_compilation')
+
+
+@pytest.fixture(scope='module')
+def model(tmp_path_factory):
+  path = epath.Path(tmp_path_factory.mktemp('models')) / 'model'
+  tiny.write_model(path)
+  return path
+
+
+def flags(model, **given):
+  fields = dict(model=str(model), compare=None, steps=2, repeats=3)
+  return types.SimpleNamespace(**fields | given)
+
+
+@pytest.fixture
+def no_processes(monkeypatch):
+  """Other processes are tried by the slow test alone."""
+  monkeypatch.setattr(bench, 'elsewhere', lambda *unused: [])
+  whole = bench.ways
+  monkeypatch.setattr(
+    bench, 'ways', lambda *args: (w for w in whole(*args) if w.latents)
+  )
+  monkeypatch.setattr(bench, 'PROMPT', 'a red ball')
+
+
+def test_every_way_is_told_to_have_equal_bits(model, no_processes, capsys):
+  bench.main(None, flags(model))
+  lines = capsys.readouterr().out.splitlines()[2:]
+  names = [line[:34].strip() for line in lines]
+  assert names == [
+    *('a request of 1', 'a request of 3', 'a request of 8', 'in other slots'),
+    *('data=2', 'data=2 fsdp=1', 'data=4', 'data=2 fsdp=2'),
+    *('data=8', 'data=2 fsdp=4', '3 times'),
+  ]
+  assert all(line.endswith('equal bits') for line in lines)
+
+
+def test_a_way_that_differs_is_told_and_fails(
+  model, no_processes, monkeypatch, capsys
+):
+  made = bench.sampled
+
+  def wrong(networks, settings, mesh, requests):
+    latents = made(networks, settings, mesh, requests)
+    if mesh.size == 4:
+      latents[5] = latents[5] + np.float32(1e-3)
+    return latents
+
+  monkeypatch.setattr(bench, 'sampled', wrong)
+  with pytest.raises(ValueError, match='2 ways of sampling gave other bits'):
+    bench.main(None, flags(model))
+  out = capsys.readouterr().out
+  (line,) = [line for line in out.splitlines() if line.startswith('data=4')]
+  assert line.split()[-1] == '1.00e-03'
+
+
+@pytest.mark.slow
+def test_other_processes_have_equal_bits(model, monkeypatch):
+  settings = generate.settings_of(tiny.config().sample)._replace(steps=2)
+  one, two = (bench.elsewhere(flags(model), settings, n) for n in (1, 2))
+  for a, b in zip(one, two, strict=True):
+    assert a.tobytes() == b.tobytes()
+
+
+def test_folders_are_compared_by_hash_and_by_pixels(
+  model, tmp_path, one_device, capsys
+):
+  folders = []
+  for name, seed in (('a', 3), ('b', 3), ('c', 4)):
+    given = dict(model=str(model), prompt=['a ball', 'two'], prompts=None)
+    given |= dict(seed=seed, out=str(tmp_path / name), format=None, steps=1)
+    sample.main(None, types.SimpleNamespace(**given, task='text'))
+    folders.append(str(tmp_path / name))
+  a, b, c = folders
+  capsys.readouterr()
+  bench.main(None, flags(model, compare=f'{a},{b}'))
+  assert capsys.readouterr().out.count('equal latents, equal bytes') == 2
+  with pytest.raises(ValueError, match='2 files differ'):
+    bench.main(None, flags(model, compare=f'{a},{c}'))
+  assert 'pixels differ by' in capsys.readouterr().out
+  with pytest.raises(ValueError, match='is not two folders'):
+    bench.main(None, flags(model, compare=a))
+  with pytest.raises(ValueError, match='has no manifest'):
+    bench.main(None, flags(model, compare=f'{a},{tmp_path}'))
