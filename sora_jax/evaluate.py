@@ -60,6 +60,11 @@ def main(config: None, flags: types.SimpleNamespace) -> None:
   networks = networks_lib.read(flags.model or networks_lib.SHIPPED)
   out = epath.Path(flags.out)
   out.mkdir(parents=True, exist_ok=True)
+  if 'autoencoder' not in networks.params:
+    raise ValueError(
+      f'{flags.model} has no autoencoder; evaluate that of a diffusion run or '
+      'of an autoencoder'
+    )
   settings = generate.settings_of(networks.config.sample)
   results: dict[str, Any] = {}
   if 'dit' in networks.params:

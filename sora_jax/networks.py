@@ -76,6 +76,10 @@ def _read_run(path: epath.Path) -> Networks:
   config = config_lib.from_dict(config_lib.Config, saved['config'])
   shapes = {name: _restorable(abstract(config, name)) for name in KINDS}
   if config.stage is config_lib.Stage.AUTOENCODER:
+    if directory.is_model(path / 'model'):  # statistics come with the export
+      exported = _read_model(path / 'model').config.autoencoder
+      config.autoencoder.latent_mean = exported.latent_mean
+      config.autoencoder.latent_std = exported.latent_std
     parts = {'ema': {'autoencoder': shapes['autoencoder']}}
   elif config.stage is config_lib.Stage.TEXT:
     towers = jax.eval_shape(

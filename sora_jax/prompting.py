@@ -108,6 +108,11 @@ def _outpaint(asked: Asked) -> tasks.Scene:
   clip = _read(name)
   clip = clip[: len(clip) - (len(clip) - 1) % 4]
   size = asked.size._replace(frames=len(clip))
+  if size.width <= clip.shape[2] and size.height <= clip.shape[1]:
+    raise ValueError(
+      f'--task=outpaint needs a --size larger than the {clip.shape[2]}x'
+      f'{clip.shape[1]} pixels of the video, not {size.width}x{size.height}'
+    )
   middle = (size.width - clip.shape[2]) // 2, (size.height - clip.shape[1]) // 2
   left, top = _numbers('place', asked.place, 2) if asked.place else middle
   return tasks.outpaint(asked.encoder(), clip, size, left, top)
@@ -227,8 +232,10 @@ def _mask(text: str, clip: tasks.Video) -> Bool[np.ndarray, 'T H W']:
     left, top, wide, high = _numbers('mask', text, 4)
     mask = np.zeros(clip.shape[:3], bool)
     mask[:, top : top + high, left : left + wide] = True
-    if not mask.any():
-      raise ValueError(f'--mask={text} marks nothing of {width}x{height}')
+    if left + wide > width or top + high > height or not mask.any():
+      raise ValueError(
+        f'--mask={text} is not inside the {width}x{height} pixels of the video'
+      )
     return mask
   bright = _frames(text, batch.Size(width, height, frames)).mean(axis=-1) > 127
   if len(bright) not in (1, frames) and len(bright) < frames:

@@ -19,6 +19,8 @@ from sora_jax import (
 )
 from sora_jax.data import encoders, video
 
+LONGEST_NAME = 80  # characters before the seed
+
 
 def main(
   config: config_lib.Config | None, flags: types.SimpleNamespace
@@ -38,7 +40,7 @@ def main(
     paths = [out]
   else:
     paths = [
-      out / f'{name_of(i, r)}.{flags.format or "mp4"}'
+      out / f'{name_of(i, r, flags.task)}.{flags.format or "mp4"}'
       for i, r in enumerate(requests)
     ]
   run_card = card(networks, settings) | {
@@ -86,10 +88,15 @@ def read_requests(flags: types.SimpleNamespace) -> list[generate.Request]:
   return [generate.Request(p, flags.seed + i) for i, p in enumerate(lines)]
 
 
-def name_of(index: int, request: generate.Request) -> str:
+def name_of(index: int, request: generate.Request, task: str = 'text') -> str:
   """A file name that sorts by place and says what the clip should show."""
   words = ''.join(c if c.isalnum() else ' ' for c in request.prompt).split()
-  return '_'.join([f'{index:04d}', *words])[:80]
+  name = f'{index:04d}' if task == 'text' else f'{index:04d}_{task}'
+  for word in words:
+    if len(name) + len(word) >= LONGEST_NAME:
+      break
+    name += f'_{word}'
+  return f'{name}_seed{request.seed}'
 
 
 def card(
@@ -135,6 +142,8 @@ def write_all(
     for i, path in enumerate(paths)
     if not _is_made(path, known.get(path.name, {}), wanted[i])
   ]
+  if len(todo) < len(paths):
+    print(f'{len(paths) - len(todo)} of {len(paths)} are there already')
   made = generate.sample(networks, [requests[i] for i in todo], settings)
   for i, clip in zip(todo, made, strict=True):
     whole = scene.finish(clip.video)

@@ -74,11 +74,27 @@ def train(config: config_lib.Config, workdir: epath.Path) -> State:
     )
     with store:
       state, step_fn = _start(config, problem, store, mesh)
-      # Not before, as a config that does not fit the run must not replace its.
-      writers.write_config(workdir, config_lib.to_dict(config))
-      state = _loop(config, problem, store, mesh, state, step_fn, workdir)
+      step = int(state['step'])
+      _tell(f'{workdir}: step {step} of {config.run.steps}, {_size(state)}')
+      if step < config.run.steps:
+        # Not before, as a config that does not fit must not replace the run's.
+        writers.write_config(workdir, config_lib.to_dict(config))
+        state = _loop(config, problem, store, mesh, state, step_fn, workdir)
     export(config, state, workdir / 'model')
+    _tell(f'{workdir / "model"}: the model')
   return state
+
+
+def _tell(line: str) -> None:
+  """Says something once, however many hosts there are."""
+  if jax.process_index() == 0:
+    print(line, flush=True)
+
+
+def _size(state: State) -> str:
+  count = sum(x.size for x in jax.tree.leaves(state['trainable']))
+  device = jax.devices()[0].device_kind
+  return f'{count:,} parameters, on {jax.device_count()} devices ({device})'
 
 
 def check(config: config_lib.Config) -> None:

@@ -123,7 +123,12 @@ def test_a_video_lies_in_the_middle_of_a_larger_frame(networks, files):
     (
       'replace',
       dict(video=['a.mp4'], mask='90,0,3,3'),
-      'marks nothing of 32x32',
+      'is not inside the 32x32 pixels',
+    ),
+    (
+      'outpaint',
+      dict(video=['a.mp4']),
+      'needs a --size larger than the 32x32 pixels',
     ),
     ('extend', dict(video=['a.mp4'], keep=9), 'shorter than the 33 frames'),
     ('loop', dict(prompts=['a\nb']), 'only a storyboard listens'),

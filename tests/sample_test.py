@@ -63,8 +63,8 @@ def test_each_prompt_becomes_a_file_with_a_line_of_the_manifest(
 ):
   rows = call()
   names = [
-    '0000_a_small_red_ball_rolls_right.mp4',
-    '0001_a_large_blue_ball.mp4',
+    '0000_a_small_red_ball_rolls_right_seed5.mp4',
+    '0001_a_large_blue_ball_seed6.mp4',
   ]
   assert [row['file'] for row in rows] == names
   assert [row['prompt'] for row in rows] == list(PROMPTS)
@@ -95,10 +95,15 @@ def test_a_second_call_makes_what_is_missing_or_changed_only(
   assert call() == rows
   assert count_made[-1] == 1
   assert second.read_bytes() != bytes(data)
+  known = {row['latent_sha256'] for row in rows}
   for change in (dict(seed=6), dict(seed=6, steps=1)):
     others = call(**change)
     assert count_made[-1] == 2
-    assert others[0]['latent_sha256'] != rows[0]['latent_sha256']
+    # Other seeds have files of their own; another number of steps has not.
+    assert len(others) == 4 and others[:2] == rows
+    made = {row['latent_sha256'] for row in others[2:]}
+    assert len(made) == 2 and not made & known
+    known |= made
 
 
 def test_prompts_of_a_file_follow_those_of_flags(call, tmp_path):
@@ -115,7 +120,7 @@ def test_prompts_of_a_file_follow_those_of_flags(call, tmp_path):
 @pytest.mark.parametrize('suffix', ['gif', 'webp'])
 def test_a_format_is_chosen_by_flag(call, tmp_path, suffix):
   rows = call(prompt=['one'], format=suffix)
-  assert rows[0]['file'] == f'0000_one.{suffix}'
+  assert rows[0]['file'] == f'0000_one_seed5.{suffix}'
   assert video.read_info(tmp_path / 'out' / rows[0]['file']).frames == 5
 
 
@@ -143,9 +148,9 @@ def test_a_full_disk_is_told_and_leaves_what_was_made(
   monkeypatch.undo()
   out = tmp_path / 'out'
   assert len((out / 'manifest.jsonl').read_text().splitlines()) == 1
-  before = (out / '0000_a_small_red_ball_rolls_right.mp4').read_bytes()
+  before = (out / '0000_a_small_red_ball_rolls_right_seed5.mp4').read_bytes()
   assert len(call()) == 2
-  after = (out / '0000_a_small_red_ball_rolls_right.mp4').read_bytes()
+  after = (out / '0000_a_small_red_ball_rolls_right_seed5.mp4').read_bytes()
   assert before == after
 
 

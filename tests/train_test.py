@@ -301,7 +301,11 @@ def test_the_diffusion_loss_falls_on_a_small_corpus(
   config.run.sample_every, config.sample.prompts = 40, ('a ball', 'no ball')
   train.train(config, epath.Path(tmp_path))
   made = sorted(path.name for path in (tmp_path / 'samples' / '40').iterdir())
-  assert made == ['0000_a_ball.mp4', '0001_no_ball.mp4', 'sheet.png']
+  assert made == [
+    '0000_a_ball_seed0.mp4',
+    '0001_no_ball_seed1.mp4',
+    'sheet.png',
+  ]
   loss = [line['loss'] for line in lines_of(epath.Path(tmp_path))]
   assert np.mean(loss[-10:]) < 0.5 * np.mean(loss[:10])
   made = networks.read(tmp_path / 'model')

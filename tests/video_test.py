@@ -398,8 +398,9 @@ def test_a_sheet_has_a_row_a_video_and_spans_each(tmp_path):
   sheet = video.contact_sheet([long, short], columns=3)
   assert sheet.shape == (128, 288, 3)
   cells = sheet.reshape(2, 64, 3, 96, 3).swapaxes(1, 2)
-  np.testing.assert_array_equal(cells[0], long[[0, 16, 32]])
-  np.testing.assert_array_equal(cells[1, :, :48], short[[0, 2, 4]])
+  np.testing.assert_array_equal(cells[0, :, :, :-1], long[[0, 16, 32], :, :-1])
+  np.testing.assert_array_equal(cells[1, :, :48, :-1], short[[0, 2, 4], :, :-1])
+  assert (cells[0, :, :, -1] == video.SHEET_LINE).all()
   assert (cells[1, :, 48:] == 255).all()
 
 

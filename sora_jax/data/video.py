@@ -137,6 +137,9 @@ def write_video(
   publish(path, data)
 
 
+SHEET_LINE = 208  # grey
+
+
 def contact_sheet(
   videos: Sequence[UInt8[np.ndarray, '_ _ _ 3']],
   columns: int = 8,
@@ -164,6 +167,8 @@ def contact_sheet(
     for column, frame in enumerate(video[picks]):
       left = column * width
       sheet[top : top + len(frame), left : left + frame.shape[1]] = frame
+      # A line between frames, or what leaves one looks cut.
+      sheet[top : top + len(frame), left + frame.shape[1] - 1] = SHEET_LINE
   if not labels:
     return sheet
   image = Image.fromarray(sheet)
