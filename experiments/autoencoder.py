@@ -78,7 +78,22 @@ def clips() -> config_lib.Config:
   return config
 
 
-VARIANTS = {'balls': balls, 'balls_long': balls_long, 'clips': clips}
+def clips_long() -> config_lib.Config:
+  config = clips()
+  config.seed = 1
+  config.data.crops = ('64x64x33',)
+  config.data.limits.rows = 2
+  config.optim.learning_rate = 8e-4
+  config.run.steps = 1000
+  return config
+
+
+VARIANTS = {
+  'balls': balls,
+  'balls_long': balls_long,
+  'clips': clips,
+  'clips_long': clips_long,
+}
 
 
 def get_config(name: str = 'balls') -> config_lib.Config:

@@ -78,9 +78,9 @@ def test_folders_are_compared_by_hash_and_by_pixels(
   model, tmp_path, one_device, capsys
 ):
   folders = []
-  for name, seed in (('a', 3), ('b', 3), ('c', 4)):
+  for name, steps in (('a', 1), ('b', 1), ('c', 2)):
     given = dict(model=str(model), prompt=['a ball', 'two'], prompts=None)
-    given |= dict(seed=seed, out=str(tmp_path / name), format=None, steps=1)
+    given |= dict(seed=3, out=str(tmp_path / name), format=None, steps=steps)
     sample.main(None, types.SimpleNamespace(**given, task='text'))
     folders.append(str(tmp_path / name))
   a, b, c = folders
