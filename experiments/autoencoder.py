@@ -17,7 +17,8 @@ of 64x64x33 that they have not seen. `balls_long` was run in three parts, of
       --config.init_from=runs/autoencoder/model --workdir=runs/autoencoder_long
 
 `clips` trains the same network on a folder of videos, which
---config.data.path names.
+--config.data.path names, in crops of 9 frames; `clips_long` goes on from it in
+crops of 33, without which it drifts after the ninth.
 """
 
 from sora_jax import config as config_lib

@@ -23,7 +23,7 @@ from jaxtyping import Float
 from sora_jax import generate, metrics, networks as networks_lib, sharding
 from sora_jax.data import video
 
-PROMPT = 'a small red ball rolls right at speed 2.0'
+PROMPT = 'a small red ball rolls right'
 CLIPS = 8
 # As many as a mesh may have here, where there are none but those of a CPU.
 SIMULATED = 8

@@ -32,7 +32,6 @@ def no_processes(monkeypatch):
   monkeypatch.setattr(
     bench, 'ways', lambda *args: (w for w in whole(*args) if w.latents)
   )
-  monkeypatch.setattr(bench, 'PROMPT', 'a red ball')
 
 
 def test_every_way_is_told_to_have_equal_bits(model, no_processes, capsys):
@@ -67,7 +66,7 @@ def test_a_way_that_differs_is_told_and_fails(
 
 
 @pytest.mark.slow
-def test_other_processes_have_equal_bits(model, monkeypatch):
+def test_other_processes_have_equal_bits(model):
   settings = generate.settings_of(tiny.config().sample)._replace(steps=2)
   one, two = (bench.elsewhere(flags(model), settings, n) for n in (1, 2))
   for a, b in zip(one, two, strict=True):
