@@ -11,9 +11,9 @@ balls comes from the left stayed a guess. Two changes made it plain: heads that
 start at reaches of a word and a phrase (`models/text.py`), and batches of 512,
 where there is always a caption that differs by the order of its words alone.
 After these 2,000 steps the encoder tells 93 % of captions from 255 others, and
-99 % of collisions from themselves with left and right exchanged. On one H100
-the networks take 30 ms a step, 512 clips of which are read in 130 ms of a core:
-give --config.data.workers=8.
+99 % of collisions from themselves with left and right exchanged. One H100
+learns from 17,000 clips a second, in batches of 128; a core packs 512 in
+130 ms, so give --config.data.workers=8 there.
 """
 
 from sora_jax import config as config_lib, networks

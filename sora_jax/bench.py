@@ -7,7 +7,6 @@ against that of the clip made alone. `--compare=A,B` holds two folders that
 
 import json
 import os
-import pathlib
 import subprocess
 import sys
 import tempfile
@@ -42,6 +41,8 @@ class Way(NamedTuple):
 def main(config: None, flags: types.SimpleNamespace) -> None:
   """Prints a table, and fails if a promise of equal bits is not kept."""
   del config
+  if bool(flags.what) == bool(flags.compare):
+    raise ValueError('give either --what=determinism or --compare=A,B')
   if flags.compare:
     return compare(*_two(flags.compare))
   if 'JAX_NUM_CPU_DEVICES' not in os.environ:
@@ -121,31 +122,33 @@ def elsewhere(
 ) -> Latents:
   """Latents that a process of its own has made, on so many devices."""
   with tempfile.TemporaryDirectory() as folder:
-    out = pathlib.Path(folder) / 'latents.npy'
-    code = (
-      'import sys, numpy as np, jax\n'
-      'from sora_jax import bench, networks, generate\n'
-      'model, steps, out, devices = sys.argv[1:]\n'
-      'read = networks.read(model)\n'
-      'settings = generate.settings_of(read.config.sample)\n'
-      'settings = settings._replace(steps=int(steps))\n'
-      'mesh = bench._mesh(min(int(devices), len(jax.devices())))\n'
-      'seeds = [list(range(bench.CLIPS))]\n'
-      'np.save(out, np.stack(bench.sampled(read, settings, mesh, seeds)))\n'
-    )
+    out = f'{folder}/latents.npy'
+    code = 'import sys; from sora_jax import bench; bench.write(*sys.argv[1:])'
     model = str(flags.model or networks_lib.SHIPPED)
     done = subprocess.run(
-      [
-        *(sys.executable, '-c', code, model),
-        *(str(settings.steps), str(out), str(devices)),
-      ],
-      env=os.environ | {'JAX_NUM_CPU_DEVICES': str(devices)},
+      [sys.executable, '-c', code, model, str(settings.steps), out],
+      env=os.environ
+      | {
+        'JAX_NUM_CPU_DEVICES': str(devices),
+        # A GPU is shared with this process.
+        'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',
+      },
       capture_output=True,
       text=True,
     )
     if done.returncode:
       raise ValueError(f'a second process failed: {done.stderr[-400:]}')
     return list(np.load(out))
+
+
+def write(model: str, steps: str, out: str) -> None:
+  """What the other process does: samples all clips on all of its devices."""
+  networks = networks_lib.read(model)
+  settings = generate.settings_of(networks.config.sample)
+  settings = settings._replace(steps=int(steps))
+  mesh = _mesh(len(jax.devices()))
+  latents = sampled(networks, settings, mesh, [list(range(CLIPS))])
+  np.save(out, np.stack(latents))
 
 
 def _mesh(devices: int, fsdp: int = 1) -> jax.sharding.Mesh:

@@ -124,15 +124,13 @@ def edit(latent: Latent, strength: float) -> Canvas:
   return validate(canvas)
 
 
-def replace(
-  latent: Latent, mask: Bool[np.ndarray, '_ _ _'], strength: float = 1.0
-) -> Canvas:
+def replace(latent: Latent, mask: Bool[np.ndarray, '_ _ _']) -> Canvas:
   """Repaints what a mask marks, and keeps the rest.
 
   Raises:
     ValueError: a mask of another size, or one that marks nothing.
   """
-  canvas = edit(latent, strength)
+  canvas = edit(latent, 1.0)
   if mask.shape != canvas.start.shape:
     raise ValueError(
       f"canvas: the mask is {mask.shape}; it must be the latent's "

@@ -34,7 +34,7 @@ def zero_star(
   by <conditional, unconditional> / <unconditional, unconditional> over the N
   tokens of a clip. It is for velocities, as the fit is not linear.
   Source: Fan et al. 2025 (CFG-Zero*, arXiv:2503.18886), equation 8. The other
-  half of it, a first step that stands still, is `generate`'s.
+  half of it, a first step that stands still, is in `paint`.
   """
   dot = lambda a, b: jnp.sum(a * b, axis=(-2, -1), keepdims=True)
   fit = dot(conditional, unconditional)

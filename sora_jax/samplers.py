@@ -29,6 +29,9 @@ VelocityFn = Callable[
 
 DrawFn = Callable[[], Float[Array, '*S P']]
 
+# Of what is 0 or infinite at t = 0 and t = 1.
+TINY = 1e-7
+
 
 def euler(
   x: Float[Array, '*S P'],
@@ -165,10 +168,6 @@ def _lambda_span(
 ) -> Float[Array, '*S']:
   """The step h in lambda = log((1 - t) / t); no more than log(1 / TINY)."""
   return -jnp.log(jnp.maximum(_shrink(level, next_level), TINY))
-
-
-# Of what is 0 or infinite at t = 0 and t = 1.
-TINY = 1e-7
 
 
 def ancestral(

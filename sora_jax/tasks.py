@@ -171,7 +171,6 @@ def replace(
   encode: Encode,
   clip: Video,
   mask: Bool[np.ndarray, '_T _H _W'],
-  strength: float = 1.0,
 ) -> Scene:
   """What a mask marks repainted by the prompt; other pixels stay.
 
@@ -189,7 +188,7 @@ def replace(
     )
   latent = encode(clip)
   marked = _latent_mask(mask, latent.shape[:3])
-  canvas = canvas_lib.replace(latent, _grown(marked), strength)
+  canvas = canvas_lib.replace(latent, _grown(marked))
   return _scene(canvas, clip, 1.0 - _feathered(canvas.start > 0, clip.shape))
 
 

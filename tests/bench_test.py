@@ -21,6 +21,7 @@ def model(tmp_path_factory):
 
 def flags(model, **given):
   fields = dict(model=str(model), compare=None, steps=2, repeats=3)
+  fields['what'] = None if given.get('compare') else 'determinism'
   return types.SimpleNamespace(**fields | given)
 
 
@@ -93,3 +94,5 @@ def test_folders_are_compared_by_hash_and_by_pixels(
     bench.main(None, flags(model, compare=a))
   with pytest.raises(ValueError, match='has no manifest'):
     bench.main(None, flags(model, compare=f'{a},{tmp_path}'))
+  with pytest.raises(ValueError, match='give either'):
+    bench.main(None, flags(model, what=None))

@@ -40,8 +40,6 @@ def test_replace_repaints_what_the_mask_marks():
   painted = canvas.replace(clip, mask)
   np.testing.assert_array_equal(painted.start, mask)
   np.testing.assert_array_equal(painted.known, clip)
-  gentle = canvas.replace(clip, mask, 0.5)
-  np.testing.assert_array_equal(gentle.start, mask * 0.5)
 
 
 def test_a_loop_has_no_image_latent():

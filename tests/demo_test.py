@@ -3,6 +3,7 @@
 import types
 
 import pytest
+from etils import epath
 
 from sora_jax import demo, networks
 from sora_jax.data import video
@@ -37,6 +38,30 @@ def test_the_demo_names_every_file_that_it_makes(
     # A ball on white that moves.
     assert (frames > 200).mean() > 0.7
     assert (abs(frames[0].astype(int) - frames[-1]) > 60).any()
+
+
+def test_retraining_hands_each_stage_what_the_last_one_made(
+  tmp_path, monkeypatch
+):
+  ran = []
+  monkeypatch.setattr(
+    demo.train, 'train', lambda config, place: ran.append((config, place))
+  )
+  made = demo._retrain(epath.Path(tmp_path))
+  names = [place.name for _, place in ran]
+  assert names == [
+    *('autoencoder', 'autoencoder_long', 'text', 'balls', 'balls_cooled')
+  ]
+  model_of = lambda name: str(tmp_path / name / 'model')
+  _, long, text, balls, cooled = (config for config, _ in ran)
+  assert long.init_from == model_of('autoencoder')
+  assert text.autoencoder_from == model_of('autoencoder_long')
+  assert (balls.init_from, cooled.init_from) == (
+    model_of('text'),
+    model_of('balls'),
+  )
+  assert balls.data.latents == str(tmp_path / 'text' / 'latents')
+  assert str(made) == model_of('balls_cooled')
 
 
 @pytest.mark.slow
