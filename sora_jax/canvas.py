@@ -15,6 +15,11 @@ from jaxtyping import Bool, Float, Int
 from sora_jax import tokens
 
 
+# Position in time of a window that goes on from an anchor at 0. Further than a
+# clip of one window is long, so that it says nothing of how much lies between.
+FAR = 16
+
+
 class Canvas(NamedTuple):
   """A latent to be filled in.
 
@@ -166,6 +171,11 @@ def storyboard(canvas: Canvas, starts: Sequence[int]) -> Canvas:
   line = np.searchsorted(starts, np.arange(frames), side='right')
   text_of = np.broadcast_to(line[:, None, None], canvas.start.shape)
   return canvas._replace(text_of=text_of.astype(np.int32))
+
+
+def anchored_frames(frames: int) -> Int[np.ndarray, ' F']:
+  """Positions in time of an anchor and the latents of a window behind it."""
+  return np.append(0, FAR + np.arange(frames - 1))
 
 
 def validate(canvas: Canvas) -> Canvas:

@@ -26,7 +26,8 @@ def test_without_shares_a_clip_is_noise_all_over():
   for lesson in lessons(20):
     assert lesson.latent is LATENT
     assert not lesson.clean.any()
-    assert not lesson.by_frame and not lesson.midstream
+    assert not lesson.by_frame
+    assert lesson.frame.tolist() == list(range(FRAMES))
 
 
 def test_a_clean_start_is_of_the_clip_itself():
@@ -78,11 +79,26 @@ def test_a_region_is_a_box_of_whole_tokens_for_all_frames():
 
 def test_a_midstream_lacks_the_image_latent():
   for lesson in lessons(50, midstream=1.0):
-    assert lesson.midstream
+    assert lesson.frame.tolist() == list(range(1, len(lesson.latent) + 1))
     assert 2 <= len(lesson.latent) <= FRAMES - 1
     np.testing.assert_array_equal(lesson.latent, LATENT[-len(lesson.latent) :])
   for lesson in lessons(50, midstream=1.0, end=1.0):
-    assert not lesson.midstream
+    assert lesson.frame.tolist() == list(range(len(lesson.latent)))
+
+
+def test_an_anchor_is_clean_and_far_ahead_of_a_window_that_goes_on():
+  lengths = set()
+  for lesson in lessons(anchor=1.0, midstream=0.5):
+    frames = len(lesson.latent)
+    assert lesson.frame.tolist() == [0, *range(16, 15 + frames)]
+    np.testing.assert_array_equal(lesson.latent[0], LATENT[0])
+    np.testing.assert_array_equal(lesson.latent[1:], LATENT[1 - frames :])
+    clean = lesson.clean[:, 0, 0]
+    known = int(clean.sum())
+    assert (lesson.clean == clean[:, None, None]).all() and clean[:known].all()
+    assert 2 <= known < frames
+    lengths.add(frames)
+  assert lengths == set(range(3, FRAMES + 1))
 
 
 def test_each_way_has_its_share():
@@ -102,11 +118,15 @@ def test_images_and_clips_without_a_second_stream_are_noise_all_over():
   assert not lesson.clean.any()
   image = pieces.teach(LATENT[:1], None, pieces.Shares(start=1.0), 2, rng)
   assert not image.clean.any()
+  short = pieces.teach(LATENT[:2], None, pieces.Shares(anchor=1.0), 2, rng)
+  assert not short.clean.any()
 
 
 def test_groups_are_enough_for_every_way():
   assert pieces.groups(pieces.Shares(), 9) == 1
   assert pieces.groups(pieces.Shares(region=0.1), 9) == 2
+  assert pieces.groups(pieces.Shares(anchor=0.1, midstream=0.1), 9) == 2
+  assert pieces.groups(pieces.Shares(midstream=0.1), 9) == 1
   assert pieces.groups(pieces.Shares(frames=0.1), 9) == 9
   assert pieces.groups(pieces.Shares(frames=0.1), 1) == 1
   assert pieces.groups(pieces.Shares(frames=0.1, start=0.1), 1) == 2

@@ -233,3 +233,32 @@ def test_an_empty_video_keeps_no_promise():
   assert score[:4] == (False, False, False, False)
   assert score.velocity_error == pytest.approx(1.95)
   assert tracker.track(video) == tracker.Track('none', ())
+
+
+def bouncing(height, sideways=0.0, frames=33):
+  """A small red ball that bounces so high, or lies still at height 0."""
+  time = np.arange(frames) / 10
+  period = 2 * np.sqrt(2 * height / 2.5) or 1.0
+  since = (time + 0.3) % period
+  y = 0.8 + (1.25 * since * (period - since) if height else 0 * time)
+  position = np.stack([4.0 + sideways * time, y], axis=-1)[:, None]
+  some = np.ones((frames, 1), bool)
+  truth = balls.Truth(
+    'bounce', ['red'], np.array([0.8]), position, 0 * position, some, some
+  )
+  return balls.render(truth, batch.Size(64, 64, frames))
+
+
+@pytest.mark.parametrize(
+  ('video', 'law'),
+  [
+    (dict(height=0.8), 'bounce'),
+    (dict(height=3.6), 'bounce'),
+    (dict(height=3.6, frames=9), 'bounce'),
+    (dict(height=0.0), 'uniform'),
+    (dict(height=0.1), 'uniform'),
+    (dict(height=2.0, sideways=1.0), 'uniform'),
+  ],
+)
+def test_a_bounce_is_in_place_and_high_enough_to_be_seen(video, law):
+  assert tracker.track(bouncing(**video)).law == law

@@ -10,7 +10,9 @@ import dataclasses
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
+
+from sora_jax import canvas as canvas_lib
 
 Latent = Float[np.ndarray, '_F _h _w _C']
 
@@ -25,6 +27,8 @@ class Shares:
   both: float = 0.0  # at both: connect
   middle: float = 0.0  # in between: keyframes
   region: float = 0.0  # all but a box in space: replace, outpaint
+  # The image latent, clean, far ahead of a window with a clean start.
+  anchor: float = 0.0
   # Of those with noise all over or a clean start, so many lack the image
   # latent and more: windows of a longer clip, loops.
   midstream: float = 0.0
@@ -36,7 +40,7 @@ class Lesson(NamedTuple):
   latent: Latent
   clean: Bool[np.ndarray, '_F _h _w']
   by_frame: bool  # a level for every frame
-  midstream: bool  # without an image latent
+  frame: Int[np.ndarray, ' _F']  # position in time of each latent frame
 
 
 def check(shares: Shares) -> None:
@@ -60,10 +64,9 @@ def restarts(shares: Shares) -> bool:
 
 def groups(shares: Shares, frames: int) -> int:
   """Noise levels that a clip of so many latent frames may need."""
-  known = max(shares.start, shares.end, shares.both, shares.middle)
-  return max(
-    frames if shares.frames else 1, 2 if max(known, shares.region) else 1
-  )
+  known = dataclasses.replace(shares, frames=0.0, midstream=0.0)
+  any_known = max(dataclasses.astuple(known)) > 0
+  return max(frames if shares.frames else 1, 2 if any_known else 1)
 
 
 def restart_at(frames: int, choice: int) -> int:
@@ -93,15 +96,17 @@ def teach(
   """
   kind, cut = _kind(shares, rng), rng.random() < shares.midstream
   frames, restarted = len(latent), 0 if restart is None else len(restart)
-  if kind != 'frames' and frames < 2:
-    kind = ''  # an image
+  if frames < {'frames': 1, 'anchor': 3}.get(kind, 2):
+    kind = ''  # an image, or near to one
   if kind in ('end', 'both', 'middle') and not restarted:
     kind = ''
+  if kind == 'anchor':
+    return _anchored(latent, rng)
+  frame = np.arange(frames)
   if cut and kind in ('', 'start') and frames > 2:
     latent = latent[rng.integers(1, frames - 1) :]
     frames = len(latent)
-  else:
-    cut = False
+    frame = 1 + np.arange(frames)
   clean = np.zeros(latent.shape[:3], bool)
   if kind in ('start', 'both'):
     most = frames - 1 if kind == 'start' else frames - restarted - 1
@@ -114,10 +119,23 @@ def teach(
     latent[at:last] = restart[: last - at]
     clean[at:last] = True
     if kind != 'middle':
-      latent, clean = latent[:last], clean[:last]
+      latent, clean, frame = latent[:last], clean[:last], frame[:last]
   if kind == 'region':
     clean[:] = ~_box(latent.shape[1:3], side, rng)
-  return Lesson(latent, clean, kind == 'frames', cut)
+  return Lesson(latent, clean, kind == 'frames', frame)
+
+
+def _anchored(latent: Latent, rng: np.random.Generator) -> Lesson:
+  """A window that goes on from clean latents, behind the clip's first one.
+
+  How far it truly is behind is not told, as in a long clip it may be any time.
+  """
+  window = latent[rng.integers(1, len(latent) - 1) :]
+  frame = canvas_lib.anchored_frames(1 + len(window))
+  latent = np.concatenate([latent[:1], window])
+  clean = np.zeros(latent.shape[:3], bool)
+  clean[: rng.integers(2, len(latent))] = True
+  return Lesson(latent, clean, by_frame=False, frame=frame)
 
 
 def _kind(shares: Shares, rng: np.random.Generator) -> str:

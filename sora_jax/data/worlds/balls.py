@@ -1,4 +1,4 @@
-"""Discs that move by three laws of mechanics, with captions and ground truth.
+"""Discs that move by four laws of mechanics, with captions and ground truth.
 
 The shorter side of the picture is 10 units, y points up and the background is
 white. A frame is taken every 0.1 s from motion in closed form:
@@ -6,6 +6,8 @@ white. A frame is taken every 0.1 s from motion in closed form:
   uniform    one ball, horizontally at constant velocity
   parabola   one ball thrown horizontally, gravity 2.5 units/s^2 downwards
   collision  two balls head-on on one horizontal line, elastic, mass ~ r^2
+  bounce     one ball up and down in place under that gravity, on the lower
+             edge, which takes no energy from it: the one that never ends
 
 A clip is a pure function of (seed, index, size, split). Its world depends on
 the aspect of the size but not on its resolution; its frames are the first ones
@@ -13,7 +15,7 @@ of the clip of REFERENCE frames, but that a collision comes earlier in a
 shorter clip. Longer clips carry on, and the balls leave the picture.
 
 Source: Kang et al. 2024 (arXiv:2411.02385), with eight colours, both
-directions and captions added.
+directions, captions and the last law added.
 """
 
 import itertools
@@ -26,13 +28,14 @@ from jaxtyping import Bool, Float, UInt8
 from sora_jax import batch
 from sora_jax.data.worlds import captions
 
-LAWS = ('uniform', 'parabola', 'collision')
+LAWS = ('uniform', 'parabola', 'collision', 'bounce')
 SPLITS = ('train', 'test', 'outside')
 UNITS = 10.0  # along the shorter side
 FPS = 10.0
 GRAVITY = 2.5  # units/s^2
 REFERENCE = 33  # frames over which the rules of view hold
 MARGIN = 0.05 * UNITS  # between a ball and the upper and lower edge
+BOUNCE_HEIGHT = (0.8, 3.6)  # units; a bounce takes 1.6 to 3.4 s
 # A collision leaves this part of the clip, 8 of 32 frames, on either side.
 CONTACT_CLEAR = 0.25
 # Frames for which the centre must stay in view: 3/4 of them, and one for the
@@ -72,6 +75,15 @@ class Truth(NamedTuple):
   whole: Bool[np.ndarray, 'T K']  # all of the disc does
 
 
+# All that there is of law, size and direction.
+KINDS = [
+  (law, size, direction)
+  for law in LAWS
+  for size in captions.SIZES
+  for direction in ([''] if law == 'bounce' else captions.DIRECTIONS)
+]
+
+
 class Combination(NamedTuple):
   """What train and test split by: all that is discrete of a ball."""
 
@@ -87,13 +99,7 @@ def held_out(combination: Combination) -> bool:
   Each triple of law, size and direction lacks one colour, and the colours take
   turns, so every word is trained in nearly equally many combinations.
   """
-  rank = 0
-  for word, words in zip(
-    (combination.law, combination.size, combination.direction),
-    (LAWS, captions.SIZES, captions.DIRECTIONS),
-    strict=True,
-  ):
-    rank = rank * len(words) + list(words).index(word)
+  rank = KINDS.index((combination.law, combination.size, combination.direction))
   colours = list(captions.COLOURS)
   # 3 is coprime with the number of colours, so all of them take a turn.
   return colours[3 * rank % len(colours)] == combination.colour
@@ -102,11 +108,11 @@ def held_out(combination: Combination) -> bool:
 COMBINATIONS = {
   split: [
     c
-    for c in itertools.starmap(
-      Combination,
-      itertools.product(
-        LAWS, captions.COLOURS, captions.SIZES, captions.DIRECTIONS
-      ),
+    for c in (
+      Combination(law, colour, size, direction)
+      for (law, size, direction), colour in itertools.product(
+        KINDS, captions.COLOURS
+      )
     )
     if held_out(c) == (split == 'test')
     and (split != 'outside' or c.size != 'medium')
@@ -123,7 +129,7 @@ class _Plan(NamedTuple):
   speed: Float[np.ndarray, ' K']
   worded: list[bool]  # whether a speed is said by a word where there is one
   sentence: float
-  place: Float[np.ndarray, ' 3']  # in [0, 1): across, up, time of contact
+  place: Float[np.ndarray, ' 3']  # in [0, 1): across, up, time within it
 
 
 def _pick(rng: np.random.Generator, items):
@@ -238,6 +244,22 @@ def _collision(
   return position, np.stack([vx, np.zeros_like(vx)], axis=-1)
 
 
+def _bounce(
+  plan: _Plan, extent: tuple[float, float], time: Float[np.ndarray, ' T']
+) -> tuple[Float[np.ndarray, 'T 1 2'], Float[np.ndarray, 'T 1 2']]:
+  """A ball that bounces in place: position and velocity at each time."""
+  radius = plan.radius[0]
+  across, up, when = plan.place
+  x = _between(MARGIN + radius, extent[0] - MARGIN - radius, across)
+  period = 2 * math.sqrt(2 * _between(*BOUNCE_HEIGHT, up) / GRAVITY)
+  since = (time + when * period) % period  # it was last on the ground
+  upwards = GRAVITY * (period / 2 - since)
+  y = radius + GRAVITY * since * (period - since) / 2
+  position = np.stack([np.full_like(y, x), y], axis=-1)
+  velocity = np.stack([np.zeros_like(y), upwards], axis=-1)
+  return position[:, None], velocity[:, None]
+
+
 def extent_of(width: int, height: int) -> tuple[float, float]:
   """Width and height in units of a picture of so many pixels."""
   return UNITS * max(1.0, width / height), UNITS * max(1.0, height / width)
@@ -251,7 +273,7 @@ def simulate(
   law = plan.balls[0].law
   extent = np.array(extent_of(size.width, size.height))
   time = np.arange(size.frames) / FPS
-  motion = _collision if law == 'collision' else _single
+  motion = {'collision': _collision, 'bounce': _bounce}.get(law, _single)
   position, velocity = motion(plan, tuple(extent), time)
   radius = plan.radius[:, None]
   truth = Truth(

@@ -46,6 +46,11 @@ SENTENCES = {
     '{a} falls in an arc to the {a_way} {a_speed}',
     '{a} flies {a_way} {a_speed} and drops',
   ),
+  'bounce': (
+    '{a} bounces',
+    '{a} bounces up and down',
+    '{a} hops in place',
+  ),
   'collision': (
     '{a} going {a_way} {a_speed} hits {b} going {b_way} {b_speed}',
     '{a} moves {a_way} {a_speed} and hits {b} going {b_way} {b_speed}',
@@ -59,8 +64,8 @@ class Ball(NamedTuple):
 
   colour: str  # of COLOURS
   size: str  # of SIZES
-  direction: str  # of DIRECTIONS; '' in an image
-  speed: tuple[float, float]  # units per second, from and to
+  direction: str  # of DIRECTIONS; '' in an image and in place
+  speed: tuple[float, float]  # sideways, units per second, from and to
 
 
 class Attributes(NamedTuple):

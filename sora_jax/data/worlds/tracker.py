@@ -26,8 +26,11 @@ LEAST_AREA = 0.5 * np.pi * 0.3**2
 # Two colours that are two balls keep apart by about the sum of their radii; a
 # second colour in the edge of the first ball shares its centre.
 APART = 0.7
-# Slower than this is at rest, in units/s.
-REST = 0.05
+# Sideways: what moves is faster than the first, what bounces in place slower
+# than the second, in units/s.
+MOVES, RESTS = 0.05, 0.2
+# A ball that rises by so many units bounces; no other law lets a ball rise.
+RISE = 0.5
 
 
 class TrackedBall(NamedTuple):
@@ -234,12 +237,23 @@ def _falls(ball: TrackedBall) -> bool:
   return bool(2 * bend < -balls.GRAVITY / 2)
 
 
+def _bounces(ball: TrackedBall) -> bool:
+  """Whether a ball stays in its place, and rises there, or just moves."""
+  height = ball.position[ball.whole, 1]
+  if not len(height):
+    return False
+  rises = np.max(height - np.minimum.accumulate(height)) > RISE
+  moves = np.ptp(height) > RISE / 2 or _falls(ball)
+  sideways = abs(ball.initial)
+  return bool((rises and sideways < RESTS) or (moves and sideways < MOVES))
+
+
 def track(video: UInt8[np.ndarray, 'T H W 3']) -> Track:
   """Finds the balls of a clip: colour, radius, path, and the law they follow.
 
-  Two balls that last and bounce off each other are a collision; one whose
-  height bends down is a parabola; one frame alone is still; anything else of
-  one ball is uniform, and of two no law.
+  Two balls that last and bounce off each other are a collision; one that goes
+  up or down in its place is a bounce, and one whose height bends down is a parabola; one frame alone is
+  still; anything else of one ball is uniform, and of two no law.
   """
   ink = 255 - video.astype(np.float32)
   colours = _colours(ink, min(video.shape[1:3]) / balls.UNITS)
@@ -259,13 +273,16 @@ def _law(
     return 'still'
   if len(found) == 2:
     return 'collision' if _collide(found, contact) else 'none'
+  if _bounces(found[0]):
+    return 'bounce'
   return 'parabola' if _falls(found[0]) else 'uniform'
 
 
-def _direction(velocity: float) -> str:
-  if abs(velocity) < REST:
-    return ''
-  return 'right' if velocity > 0 else 'left'
+def _goes(velocity: float, direction: str) -> bool:
+  """Whether a horizontal velocity is of a direction, or of none."""
+  if not direction:
+    return abs(velocity) < RESTS
+  return velocity * captions.DIRECTIONS[direction] > MOVES
 
 
 def score(
@@ -291,7 +308,7 @@ def score(
   return Score(
     colour=set(spare) == wanted,
     direction=all(
-      f is not None and _direction(f.initial) == b.direction for b, f in pairs
+      f is not None and _goes(f.initial, b.direction) for b, f in pairs
     ),
     law=tracked.law == promised.law,
     size=all(
