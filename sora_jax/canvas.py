@@ -14,7 +14,6 @@ from jaxtyping import Bool, Float, Int
 
 from sora_jax import tokens
 
-
 # Position in time of a window that goes on from an anchor at 0. Further than a
 # clip of one window is long, so that it says nothing of how much lies between.
 FAR = 16

@@ -252,8 +252,9 @@ def track(video: UInt8[np.ndarray, 'T H W 3']) -> Track:
   """Finds the balls of a clip: colour, radius, path, and the law they follow.
 
   Two balls that last and bounce off each other are a collision; one that goes
-  up or down in its place is a bounce, and one whose height bends down is a parabola; one frame alone is
-  still; anything else of one ball is uniform, and of two no law.
+  up or down in its place is a bounce, and one whose height bends down is a
+  parabola; one frame alone is still; anything else of one ball is uniform, and
+  of two no law.
   """
   ink = 255 - video.astype(np.float32)
   colours = _colours(ink, min(video.shape[1:3]) / balls.UNITS)
