@@ -22,14 +22,16 @@ FAR = 16
 class Canvas(NamedTuple):
   """A latent to be filled in.
 
-  In mid-stream there is no image latent: all latents are of four frames, which
-  others came before. A loop is a mid-stream whose last latent meets its first.
+  At position 0 in time there is an image latent, of one frame; all others are
+  of four, which others came before. A loop has none, and its last latent meets
+  its first.
   """
 
   known: Float[np.ndarray, 'F h w C']  # 0 where nothing is known
   start: Float[np.ndarray, 'F h w']  # the level to start from; 0 keeps
   text_of: Int[np.ndarray, 'F h w']  # k listens to line k of the prompt
-  midstream: bool = False
+  position: Int[np.ndarray, ' F']  # in time, as the network is told
+  index: Int[np.ndarray, ' F']  # in the clip; this names the noise
   loop: bool = False
 
   @property
@@ -69,6 +71,8 @@ def text_to_video(
     known=np.zeros((*size, channels), np.float32),
     start=np.ones(size, np.float32),
     text_of=np.ones(size, np.int32),
+    position=np.arange(frames, dtype=np.int32),
+    index=np.arange(frames, dtype=np.int32),
   )
 
 
@@ -151,7 +155,7 @@ def loop(frames: int, rows: int, columns: int, channels: int) -> Canvas:
   if frames < 2:
     raise ValueError(f'canvas: a loop of {frames=} must have 2 or more')
   canvas = text_to_video(frames, rows, columns, channels)
-  return canvas._replace(midstream=True, loop=True)
+  return canvas._replace(position=canvas.position + 1, loop=True)
 
 
 def storyboard(canvas: Canvas, starts: Sequence[int]) -> Canvas:
@@ -172,9 +176,9 @@ def storyboard(canvas: Canvas, starts: Sequence[int]) -> Canvas:
   return canvas._replace(text_of=text_of.astype(np.int32))
 
 
-def anchored_frames(frames: int) -> Int[np.ndarray, ' F']:
+def anchored(frames: int) -> Int[np.ndarray, ' F']:
   """Positions in time of an anchor and the latents of a window behind it."""
-  return np.append(0, FAR + np.arange(frames - 1))
+  return np.append(0, FAR + np.arange(frames - 1)).astype(np.int32)
 
 
 def validate(canvas: Canvas) -> Canvas:
@@ -185,11 +189,12 @@ def validate(canvas: Canvas) -> Canvas:
       are not finite, or lines that are not counted from 1.
   """
   size = canvas.known.shape[:3]
-  for name in ('start', 'text_of'):
+  fits = {'start': size, 'text_of': size, 'position': size[:1]}
+  for name, wanted in (fits | {'index': size[:1]}).items():
     shape = getattr(canvas, name).shape
-    if shape != size:
+    if shape != wanted:
       raise ValueError(
-        f"canvas: {name} is {shape}; it must be the latent's {size}"
+        f"canvas: {name} is {shape}; it must be the latent's {wanted}"
       )
   low, high = canvas.start.min(), canvas.start.max()
   if not (low >= 0 and high <= 1):
@@ -203,8 +208,6 @@ def validate(canvas: Canvas) -> Canvas:
     raise ValueError(
       f'canvas: text_of is from {low}; lines of a prompt are counted from 1'
     )
-  if canvas.loop and not canvas.midstream:
-    raise ValueError('canvas: a loop has no image latent; it is mid-stream')
   return canvas
 
 
@@ -227,16 +230,17 @@ def to_tokens(canvas: Canvas, patch: tokens.Patch) -> CanvasTokens:
       f'canvas: prompts must change at multiples of the patch {patch}'
     )
   start = fold(canvas.start[..., None]).max(axis=-1)
-  position = tokens.positions(grid := tokens.token_grid(size, patch))
-  index = tokens.raster_index(position, grid)
-  if canvas.midstream:
-    position = position + np.array([1, 0, 0], position.dtype)
+  place = tokens.positions(grid := tokens.token_grid(size, patch))
+  at = lambda frame: np.column_stack([
+    frame[:: patch[0]][place[:, 0]],
+    place[:, 1:],
+  ])
   _, first, group = np.unique(start, return_index=True, return_inverse=True)
   return CanvasTokens(
     known=fold(canvas.known),
     start=start,
-    position=position,
-    index=index,
+    position=at(canvas.position // patch[0]),
+    index=tokens.raster_index(at(canvas.index // patch[0]), grid),
     text_of=text_of[:, 0],
     group=group.astype(np.int32),
     first=first.astype(np.int32),

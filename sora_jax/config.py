@@ -47,6 +47,8 @@ class SampleConfig:
 
   size: str = '64x64x33'
   fps: float = 10.0  # frames per second of a written video
+  window: int = 33  # frames painted at once; a longer clip is made in windows
+  overlap: int = 2  # latents that a window goes on from
   sampler: str = 'euler'
   steps: int = 32
   guidance: float = 3.0  # scale; 1 is off

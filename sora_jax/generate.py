@@ -1,7 +1,6 @@
 """Prompt and canvas to latent to frames, clip by clip."""
 
 import hashlib
-import operator
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -22,6 +21,7 @@ from sora_jax import (
   samplers,
   sharding,
   tokens,
+  windows,
 )
 from sora_jax.data import transforms
 from sora_jax.models import autoencoder, rope
@@ -41,6 +41,13 @@ class Request(NamedTuple):
   prompt: str  # a line for each part of the canvas that has its own
   seed: int
   canvas: canvas_lib.Canvas | None = None  # nothing painted, of settings.size
+
+
+class Part(NamedTuple):
+  """What comes next of some clips."""
+
+  latent: Float[np.ndarray, 'B F h w C']  # normalised
+  video: UInt8[np.ndarray, 'B T H W 3']
 
 
 class Made(NamedTuple):
@@ -94,7 +101,18 @@ def check(config: config_lib.Config, settings: Settings) -> None:
   for name in ('steps', 'micro_batch'):
     if getattr(settings, name) < 1:
       raise ValueError(f'{name}={getattr(settings, name)} must be 1 or more')
-  places = tokens.token_grid(latent_size(net, size), config.model.patch)
+  if settings.window < 5 or (settings.window - 1) % net.time:
+    raise ValueError(
+      f'window={settings.window} frames must be 1 + {net.time} k, and 5 or more'
+    )
+  most = 1 + (settings.window - 1) // net.time
+  if not 1 <= settings.overlap < most - 1:
+    raise ValueError(
+      f'overlap={settings.overlap} latents must be from 1 to {most - 2}, as a '
+      f'window of {settings.window} frames is an anchor, these and what is new'
+    )
+  painted = size._replace(frames=min(size.frames, settings.window))
+  places = tokens.token_grid(latent_size(net, painted), config.model.patch)
   if max(places) > rope.MAX_POSITION:
     raise ValueError(
       f'{size} is {places} tokens along time, height and width; each must be '
@@ -112,8 +130,8 @@ def latent_size(
 
 def make_decoder(
   config: autoencoder.AutoencoderConfig, mesh: Mesh
-) -> Callable[[Params, Float[Array, 'B F h w C']], Iterator[np.ndarray]]:
-  """Normalised latents to uint8 frames, chunk by chunk in constant memory."""
+) -> Callable[[Params, Float[Array, 'B F h w C'], Any], tuple[Any, np.ndarray]]:
+  """Normalised latents to the next uint8 frames of a stream; None begins it."""
 
   def finish(stream, video):
     return stream, to_uint8(video)
@@ -129,12 +147,16 @@ def make_decoder(
     paint.on_each_device(later, mesh),
   )
 
-  def decode(params, z):
-    stream, frames = first(params, z[:, : 1 + DECODE_CHUNK])
-    yield np.asarray(frames)
-    for i in range(1 + DECODE_CHUNK, z.shape[1], DECODE_CHUNK):
+  def decode(params, z, stream=None):
+    parts, at = [], 0
+    if stream is None:
+      at = 1 + DECODE_CHUNK
+      stream, frames = first(params, z[:, :at])
+      parts.append(np.asarray(frames))
+    for i in range(at, z.shape[1], DECODE_CHUNK):
       stream, frames = later(params, z[:, i : i + DECODE_CHUNK], stream)
-      yield np.asarray(frames)
+      parts.append(np.asarray(frames))
+    return stream, np.concatenate(parts, axis=1)
 
   return decode
 
@@ -180,7 +202,37 @@ def make_generator(
   mesh: Mesh,
   layout: canvas_lib.Canvas | None = None,
 ) -> Callable[[list[Request]], Iterator[Made]]:
+  """As `make_stream`, for any number of clips that fit in memory."""
+  stream = make_stream(networks, settings, mesh, layout)
+  count = slots(settings, mesh)
+
+  def generate(requests: list[Request]) -> Iterator[Made]:
+    for i in range(0, len(requests), count):
+      parts = list(stream(requests[i : i + count]))
+      latent, frames = (
+        np.concatenate(p, axis=1) for p in zip(*parts, strict=True)
+      )
+      for j, request in enumerate(requests[i : i + count]):
+        yield Made(request, latent[j], frames[j])
+
+  return generate
+
+
+def slots(settings: Settings, mesh: Mesh) -> int:
+  """Clips that are made together."""
+  return mesh.shape['data'] * mesh.shape['fsdp'] * settings.micro_batch
+
+
+def make_stream(
+  networks: Networks,
+  settings: Settings,
+  mesh: Mesh,
+  layout: canvas_lib.Canvas | None = None,
+) -> Callable[[list[Request]], Iterator[Part]]:
   """Places the weights; what it returns compiles once, at its first call.
+
+  That makes up to `slots` clips together, window by window, in memory that
+  does not grow with their length.
 
   Args:
     networks: All three of them.
@@ -195,36 +247,69 @@ def make_generator(
   config = networks.config
   check(config, settings)
   layout = layout or blank(config, settings.size)
-  size = layout.start.shape
-  plan = canvas_lib.to_tokens(layout, config.model.patch)
   with sharding.use(mesh):  # not that of a run, which may span hosts
+    params = jax.device_put(networks.params, sharding.replicated(mesh))
+  paint_window = _window_painter(config, settings, mesh, params, layout)
+  decode = make_decoder(config.autoencoder, mesh)
+  most = 1 + (settings.window - 1) // config.autoencoder.time
+  most = len(layout.start) if layout.loop else most
+
+  def stream(requests: list[Request]) -> Iterator[Part]:
+    # The last clip is repeated to fill the one shape that is compiled.
+    fill = range(slots(settings, mesh))
+    filled = [requests[min(i, len(requests) - 1)] for i in fill]
+    rows = _rows(filled, layout, config)
+    canvases = [layout if r.canvas is None else r.canvas for r in filled]
+    state, first, last = None, None, None
+    for window in windows.split(len(layout.start), most, settings.overlap):
+      parts = [windows.cut(canvas, window) for canvas in canvases]
+      if window.done:
+        past = last[:, window.at - window.done :]
+        for part, a, b in zip(parts, first, past, strict=True):
+          part.known[: window.known] = np.concatenate([a, b])
+      z = paint_window(windows.cut(layout, window), parts, rows)
+      z = z[:, window.known :]
+      with sharding.use(mesh):
+        state, frames = _decode(
+          decode, params['autoencoder'], z, state, layout.loop
+        )
+      z = np.asarray(z)
+      first = z[:, :1] if first is None else first
+      last = z if last is None else np.concatenate([last, z], axis=1)[:, -most:]
+      yield Part(z[: len(requests)], frames[: len(requests)])
+
+  return stream
+
+
+def _window_painter(
+  config: config_lib.Config,
+  settings: Settings,
+  mesh: Mesh,
+  params: Params,
+  layout: canvas_lib.Canvas,
+) -> Callable[..., Float[Array, 'B F h w C']]:
+  """What paints canvases of one layout, and compiles once for each length."""
+  wrap = len(layout.start) if layout.loop else 0
+  run = paint.make_sampler(config, settings, mesh, wrap)
+
+  def paint_window(
+    layout: canvas_lib.Canvas, parts: list[canvas_lib.Canvas], rows: paint.Rows
+  ) -> Float[Array, 'B F h w C']:
+    if not layout.start.any():
+      return jnp.stack([part.known for part in parts])
+    cuts = [canvas_lib.to_tokens(part, config.model.patch) for part in parts]
+    plan = canvas_lib.to_tokens(layout, config.model.patch)
+    rows = rows._replace(known=np.stack([cut.known for cut in cuts]))
     alpha = float(flow.shift_alpha(len(plan.start), config.denoising.level))
     levels = samplers.levels_schedule(
       settings.steps, alpha, float(plan.start.max())
     )
-    shared = jax.device_put(
-      paint.Shared(networks.params, plan, levels),
-      sharding.replicated(mesh),
-    )
-  wrap = size[0] if layout.loop else 0
-  run = paint.make_sampler(config, settings, mesh, wrap)
-  decode = make_decoder(config.autoencoder, mesh)
-  count = mesh.shape['data'] * mesh.shape['fsdp'] * settings.micro_batch
+    with sharding.use(mesh):
+      plan, levels = jax.device_put((plan, levels), sharding.replicated(mesh))
+      values = run(paint.Shared(params, plan, levels), rows)
+      return tokens.unpatchify(values, layout.start.shape, config.model.patch)
 
-  def generate(requests: list[Request]) -> Iterator[Made]:
-    rows = _rows(requests, layout, config)
-    for i in range(0, len(requests), count):
-      # The last clip is repeated to fill the one shape that is compiled.
-      fill = np.minimum(np.arange(i, i + count), len(requests) - 1)
-      with sharding.use(mesh):
-        values = run(shared, jax.tree.map(operator.itemgetter(fill), rows))
-        z = tokens.unpatchify(values, size, config.model.patch)
-        frames = _decode(decode, shared.params['autoencoder'], z, layout.loop)
-      z = np.asarray(z)
-      for j, request in enumerate(requests[i : i + count]):
-        yield Made(request, z[j], frames[j])
-
-  return generate
+  return paint_window
 
 
 def blank(config: config_lib.Config, size: batch.Size) -> canvas_lib.Canvas:
@@ -235,13 +320,18 @@ def blank(config: config_lib.Config, size: batch.Size) -> canvas_lib.Canvas:
 
 
 def _decode(
-  decode: Callable, params: Params, z: Float[Array, 'B F h w C'], loop: bool
-) -> UInt8[np.ndarray, 'B T H W 3']:
-  """Frames of latents; of a loop, those of its second lap."""
-  laps = jnp.concatenate([z[:, -1:], z, z], axis=1) if loop else z
-  frames = np.concatenate(list(decode(params, laps)), axis=1)
+  decode: Callable,
+  params: Params,
+  z: Float[Array, 'B F h w C'],
+  state: Any,
+  loop: bool,
+) -> tuple[Any, UInt8[np.ndarray, 'B T H W 3']]:
+  """The next frames of a stream; of a loop, those of its second lap."""
+  if not loop:
+    return decode(params, z, state)
+  _, frames = decode(params, jnp.concatenate([z[:, -1:], z, z], axis=1))
   # One frame of the first latent, then as many in each of two laps.
-  return frames[:, (1 + frames.shape[1]) // 2 :] if loop else frames
+  return None, frames[:, (1 + frames.shape[1]) // 2 :]
 
 
 def _rows(
@@ -249,29 +339,27 @@ def _rows(
   layout: canvas_lib.Canvas,
   config: config_lib.Config,
 ) -> paint.Rows:
-  """Requests as arrays.
+  """Requests as arrays, but for their canvases.
 
   Raises:
     ValueError: a seed or a prompt that cannot be, or a canvas that is painted
       elsewhere than the layout is.
   """
-  known = []
   for request in requests:
     canvas = layout if request.canvas is None else request.canvas
-    for name in ('start', 'text_of', 'midstream', 'loop'):
+    for name in ('start', 'text_of', 'position', 'index', 'loop'):
       if not np.array_equal(getattr(canvas, name), getattr(layout, name)):
         raise ValueError(
           f'{request.prompt!r} has a canvas of another {name} than the first '
           'one of its batch; sample them apart'
         )
-    known.append(canvas_lib.to_tokens(canvas, config.model.patch).known)
   texts = [
     prompt_ids(request.prompt, config.sample.text_slots, layout.lines)
     for request in requests
   ]
   return paint.Rows(
     seed=np.array([_seed(request) for request in requests], np.uint32),
-    known=np.stack(known),
+    known=None,
     text_ids=np.stack([ids for ids, _ in texts]),
     text_segment=np.stack([segment for _, segment in texts]),
   )

@@ -42,6 +42,8 @@ class Settings(NamedTuple):
   guidance_low: float
   guidance_high: float
   micro_batch: int
+  window: int
+  overlap: int
 
 
 class Shared(NamedTuple):

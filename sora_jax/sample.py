@@ -6,6 +6,7 @@ import types
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 
 from sora_jax import (
@@ -146,7 +147,7 @@ def write_all(
     print(f'{len(paths) - len(todo)} of {len(paths)} are there already')
   made = generate.sample(networks, [requests[i] for i in todo], settings)
   for i, clip in zip(todo, made, strict=True):
-    whole = scene.finish(clip.video)
+    whole = np.concatenate(list(scene.finish([clip.video])))
     video.write_video(paths[i], whole, networks.config.sample.fps)
     known[paths[i].name] = wanted[i] | {
       'latent_sha256': clip.digest,

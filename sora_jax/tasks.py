@@ -9,7 +9,7 @@ of which only comes before.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -46,14 +46,19 @@ class Scene(NamedTuple):
     """SHA-256 of all that a prompt and a seed are answered with."""
     digest = hashlib.sha256()
     for part in (*self.canvas, *self[1:]):
-      digest.update(np.ascontiguousarray(part).tobytes())
+      digest.update(np.ascontiguousarray(part))
     return digest.hexdigest()
 
-  def finish(self, made: Video) -> Video:
-    """The whole clip, of the frames that were made."""
-    keep = self.keep[..., None]
-    mixed = np.rint(keep * self.pixels + (1 - keep) * made).astype(np.uint8)
-    return np.concatenate([self.before, mixed, self.after])
+  def finish(self, made: Iterable[Video]) -> Iterator[Video]:
+    """The whole clip, part by part, of the frames that were made."""
+    at = 0
+    yield self.before
+    for frames in made:
+      part = slice(at, at := at + len(frames))
+      keep = self.keep[part, ..., None]
+      mixed = keep * self.pixels[part] + (1 - keep) * frames
+      yield np.rint(mixed).astype(np.uint8)
+    yield self.after
 
 
 def make_encoder(networks: generate.Networks) -> Encode:

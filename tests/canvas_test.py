@@ -44,7 +44,7 @@ def test_replace_repaints_what_the_mask_marks():
 
 def test_a_loop_has_no_image_latent():
   painted = canvas.validate(canvas.loop(3, 4, 6, 3))
-  assert painted.loop and painted.midstream
+  assert painted.loop and painted.position[0] == 1
   cut = canvas.to_tokens(painted, PATCH)
   np.testing.assert_array_equal(np.unique(cut.position[:, 0]), [1, 2, 3])
   np.testing.assert_array_equal(cut.index, np.arange(18))
@@ -99,8 +99,8 @@ def spoiled(name):
     painted = painted._replace(start=painted.start[:1])
   elif name == 'border':
     painted.text_of[:, :1] = 2
-  elif name == 'loop':
-    painted = painted._replace(loop=True)
+  elif name == 'position':
+    painted = painted._replace(position=np.arange(3, dtype=np.int32))
   return painted
 
 
@@ -111,7 +111,7 @@ def spoiled(name):
     ('level is nan', 'nan'),
     ('known', 'finite'),
     ('text', 'text_of is from 0'),
-    ('loop', 'no image latent'),
+    ('position', r'position is \(3,\); it must be .* \(2,\)'),
     ('shape', r'start is \(1, 4, 6\).*\(2, 4, 6\)'),
     ('border', r'patch \(1, 2, 2\)'),
   ],

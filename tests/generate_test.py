@@ -30,6 +30,8 @@ SETTINGS = generate.Settings(
   guidance_low=0.0,
   guidance_high=1.0,
   micro_batch=2,
+  window=33,
+  overlap=2,
 )
 REQUESTS = [
   generate.Request(f'a ball of kind {i}', 100 + i % 5) for i in range(8)
@@ -242,7 +244,7 @@ def test_the_sampler_walks_the_levels_that_the_config_shifts(
   )
   law = networks.config.denoising.level
   monkeypatch.setattr(law, 'shift_base', 2)
-  generate.make_generator(networks, SETTINGS, mesh_of(1))
+  next(generate.make_generator(networks, SETTINGS, mesh_of(1))(REQUESTS))
   assert seen == [pytest.approx((8 / 2) ** 0.5)]
   assert float(flow.shift_alpha(8, law)) == pytest.approx(2.0)
 
@@ -254,11 +256,12 @@ def test_decoding_in_chunks_is_decoding_at_once(networks):
   config = networks.config.autoencoder
   params = networks.params['autoencoder']
   decode = generate.make_decoder(config, mesh_of(1))
-  chunks = list(decode(params, z))
-  assert len(chunks) == 3
+  stream, begun = decode(params, z[:, :3])
+  _, rest = decode(params, z[:, 3:], stream)
+  assert (begun.shape[1], rest.shape[1]) == (9, 4 * (frames - 3))
   whole = jax.jit(lambda p, z: autoencoder.decode(config, p, z))(params, z)
   whole = generate.to_uint8(whole)
-  streamed = np.concatenate(chunks, axis=1)
+  streamed = np.concatenate([begun, rest], axis=1)
   assert streamed.shape == (1, 1 + 4 * (frames - 1), 16, 16, 3)
   difference = streamed.astype(int) - np.asarray(whole).astype(int)
   assert np.abs(difference).max() <= 1
@@ -283,7 +286,12 @@ def test_a_latent_has_the_size_that_its_tokens_fill(networks):
   ('change', 'message'),
   [
     ({'size': batch.Size(40, 32, 5)}, '40x32 pixels: .* multiples of 16'),
-    ({'size': batch.Size(32, 32, 8197)}, '2050, .* each must be 1024 or'),
+    (
+      {'size': batch.Size(32, 32, 8197), 'window': 8197},
+      '2050, .* each must be 1024 or',
+    ),
+    ({'window': 7}, r'window=7 frames must be 1 \+ 4 k'),
+    ({'overlap': 8}, 'overlap=8 latents must be from 1 to 7'),
     ({'size': batch.Size(33, 32, 5)}, '33x32 pixels: .* multiples of 8'),
     ({'size': batch.Size(32, 32, 6)}, r'6 frames are not 1 \+ 4 k: use 5'),
     ({'sampler': 'huen'}, "'huen' is unknown; choose from euler, heun"),

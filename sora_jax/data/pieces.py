@@ -131,7 +131,7 @@ def _anchored(latent: Latent, rng: np.random.Generator) -> Lesson:
   How far it truly is behind is not told, as in a long clip it may be any time.
   """
   window = latent[rng.integers(1, len(latent) - 1) :]
-  frame = canvas_lib.anchored_frames(1 + len(window))
+  frame = canvas_lib.anchored(1 + len(window))
   latent = np.concatenate([latent[:1], window])
   clean = np.zeros(latent.shape[:3], bool)
   clean[: rng.integers(2, len(latent))] = True

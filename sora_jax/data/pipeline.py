@@ -247,7 +247,8 @@ class PackBatches:
     at, own = slice(slot, slot + count), slice(group, group + groups)
     out.tokens[at] = values
     out.position[at] = position
-    out.position[at, 0] = lesson.frame[position[:, 0] * self._patch[0]]
+    t = self._patch[0]
+    out.position[at, 0] = lesson.frame[::t][position[:, 0]] // t
     out.index[at] = np.arange(count)
     out.segment[at] = out.text_of[at] = m + 1
     out.group[at] = group + member

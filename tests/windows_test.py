@@ -1,0 +1,112 @@
+"""What each window of a long canvas knows, and that together they paint it."""
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from sora_jax import batch, canvas, generate, sharding, windows
+
+pytestmark = pytest.mark.usefixtures('cached_compilation')
+
+
+def test_windows_cover_a_canvas_and_go_on_from_what_is_finished():
+  assert windows.split(9, 9, 2) == [windows.Window(0, 0, 9)]
+  assert windows.split(5, 9, 2) == [windows.Window(0, 0, 5)]
+  for frames in range(10, 60):
+    for overlap in (1, 2, 5):
+      first, *later = windows.split(frames, 9, overlap)
+      done = 9
+      for window in later:
+        assert window.done == done and window.frames == 9
+        assert window.at <= done - overlap  # more in the last one
+        assert window.known == 1 + done - window.at < 9
+        done = window.at + 8
+      assert done == frames
+      assert [w.at for w in later[:-1]] == [
+        9 - overlap + i * (8 - overlap) for i in range(len(later) - 1)
+      ]
+
+
+def test_a_window_is_led_by_the_first_latent_and_told_so_by_its_position():
+  rng = np.random.default_rng(0)
+  known = rng.normal(size=(20, 2, 2, 3)).astype(np.float32)
+  whole = canvas.storyboard(canvas.edit(known, 0.5), [0, 12])
+  first = windows.cut(whole, windows.Window(0, 0, 9))
+  for name in canvas.Canvas._fields[:-1]:
+    np.testing.assert_array_equal(
+      getattr(first, name), getattr(whole, name)[:9]
+    )
+  part = windows.cut(whole, windows.Window(10, 12, 6))
+  which = [0, 10, 11, 12, 13, 14]
+  np.testing.assert_array_equal(part.known, known[which])
+  assert part.index.tolist() == which
+  assert part.position.tolist() == [0, 16, 17, 18, 19, 20]
+  assert part.start[:, 0, 0].tolist() == [0, 0, 0, 0.5, 0.5, 0.5]
+  assert part.text_of[:, 0, 0].tolist() == [1, 1, 1, 2, 2, 2]
+  assert (whole.start == 0.5).all()
+
+
+@pytest.fixture(scope='module')
+def networks():
+  return generate.Networks(config := tiny.config(), tiny.params(config))
+
+
+def settings(networks, frames, **changes):
+  base = generate.settings_of(networks.config.sample)
+  size = batch.Size(32, 32, frames)
+  changes = dict(size=size, steps=2, micro_batch=2) | changes
+  return base._replace(**changes)
+
+
+def mesh_of(devices):
+  return sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:devices])
+
+
+def test_a_long_clip_is_the_same_alone_or_beside_others(networks, one_device):
+  wanted = settings(networks, 61, window=17)
+  requests = [generate.Request(f'a ball {i}', i) for i in range(3)]
+  alone = next(generate.make_generator(networks, wanted, mesh_of(1))(requests))
+  beside = list(generate.make_generator(networks, wanted, mesh_of(2))(requests))
+  assert alone.video.shape == (61, 32, 32, 3)
+  assert alone.digest == beside[0].digest != beside[1].digest
+  assert alone.video.tobytes() == beside[0].video.tobytes()
+
+
+def test_the_first_window_of_a_long_clip_is_a_short_clip(networks, one_device):
+  request = generate.Request('a ball', 3)
+  short, long = (
+    next(generate.sample(networks, [request], settings(networks, n, window=17)))
+    for n in (17, 37)
+  )
+  np.testing.assert_array_equal(long.latent[:5], short.latent)
+  np.testing.assert_array_equal(long.video[:17], short.video)
+  # No part is another one again: each has noise of its own.
+  flat = long.latent.reshape(10, -1)
+  distance = np.abs(flat[:, None] - flat).mean(axis=-1)
+  assert distance[~np.eye(10, dtype=bool)].min() > 0.1
+
+
+def test_a_window_goes_on_from_the_one_before_it(networks, one_device):
+  """Another overlap is another past: the same noise gives other latents."""
+  request = generate.Request('a ball', 3)
+  one, two = (
+    next(
+      generate.sample(
+        networks, [request], settings(networks, 33, window=17, overlap=k)
+      )
+    )
+    for k in (1, 2)
+  )
+  np.testing.assert_array_equal(one.latent[:5], two.latent[:5])
+  assert np.abs(one.latent[5:] - two.latent[5:]).mean() > 1e-4
+
+
+def test_parts_come_as_they_are_made_and_are_no_longer_than_a_window(
+  networks, one_device
+):
+  wanted = settings(networks, 205, window=17)
+  stream = generate.make_stream(networks, wanted, mesh_of(1))
+  parts = [p.video.shape[1] for p in stream([generate.Request('a ball', 3)])]
+  assert sum(parts) == 205 and parts[0] == 17
+  assert max(parts[1:]) == 8  # of five latents, an anchor and two known
