@@ -12,7 +12,6 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from etils import epath
 
@@ -23,14 +22,13 @@ from sora_jax import (
   generate,
   metrics,
   networks as networks_lib,
-  objectives,
   prepare,
+  reconstruct,
   sample,
   sharding,
 )
 from sora_jax.data import sources, transforms, video
 from sora_jax.data.worlds import balls
-from sora_jax.models import autoencoder
 
 Video = metrics.Video
 Networks = networks_lib.Networks
@@ -76,11 +74,11 @@ def main(config: None, flags: types.SimpleNamespace) -> None:
     print(world_table(scores))
   else:
     results['reconstruction'] = on_true_clips(networks, flags.cases)
-    print(_reconstruction_table('held-out balls', results['reconstruction']))
+    print(reconstruct.table('held-out balls', results['reconstruction']))
   if flags.data:
     results['files'] = on_files(networks, flags.data, out)
     for name, row in results['files'].items():
-      print(_reconstruction_table(name, row))
+      print(reconstruct.table(name, row))
   text = json.dumps(results, indent=1) + '\n'
   video.publish(out / 'scores.json', text.encode())
   print(f'scores: {out / "scores.json"}')
@@ -111,7 +109,7 @@ def on_world(
     for _, index in prompts
   ]
   true, truths = [clip.video for clip, _ in clips], [t for _, t in clips]
-  decoded = reconstruct(networks, true)
+  decoded = reconstruct.through(networks, true)
   pairs = list(zip(decoded, true, strict=True))
   return WorldScores(
     true=metrics.tally(true, captions),
@@ -124,19 +122,6 @@ def on_world(
   )
 
 
-def reconstruct(networks: Networks, videos: list[Video]) -> list[Video]:
-  """Videos of one size through the autoencoder and back."""
-  config = networks.config.autoencoder
-
-  @jax.jit
-  def through(params, video):
-    z = autoencoder.encode(config, params, objectives.to_pixels(video))
-    return generate.to_uint8(autoencoder.decode(config, params, z))
-
-  params = networks.params['autoencoder']
-  return [np.asarray(through(params, video[None])[0]) for video in videos]
-
-
 def on_true_clips(networks: Networks, cases: int) -> dict[str, float]:
   """PSNR and SSIM of held-out clips of `balls` through the autoencoder."""
   size = batch.parse_size(networks.config.sample.size)
@@ -145,7 +130,7 @@ def on_true_clips(networks: Networks, cases: int) -> dict[str, float]:
     balls.clip(HELD_OUT_SEED, index, size, 'test')[0].video
     for _, index in prompts
   ]
-  return _compare(networks, videos)
+  return reconstruct.compare(networks, videos)
 
 
 def on_files(
@@ -163,7 +148,7 @@ def on_files(
     except (sources.BrokenVideo, OSError) as error:
       print(f'left out: {error}')
       continue
-    results[row.id] = _compare(networks, videos)
+    results[row.id] = reconstruct.compare(networks, videos)
   return results
 
 
@@ -181,39 +166,6 @@ def _windows(
   ]
 
 
-def _compare(networks: Networks, videos: list[Video]) -> dict[str, float]:
-  """The autoencoder beside bicubic scaling to as many numbers as its latent."""
-  config = networks.config.autoencoder
-  decoded = reconstruct(networks, videos)
-  scaled = [bicubic(video, shrink_of(config)) for video in videos]
-  scores = {}
-  for name, others in (('', decoded), ('bicubic_', scaled)):
-    pairs = list(zip(others, videos, strict=True))
-    for metric in (metrics.psnr, metrics.ssim):
-      values = [metric(a, b) for a, b in pairs]
-      scores[name + metric.__name__] = float(np.mean(values))
-  return scores
-
-
-def shrink_of(config: autoencoder.AutoencoderConfig) -> float:
-  """How much smaller a side must be to keep as many numbers as the latent.
-
-  A latent value stands for 3 t s^2 / C pixel values, so bicubic scaling by
-  the root of that in space, and not at all in time, is the same ratio.
-  """
-  values = 3 * config.time * config.space**2 / config.channels
-  return values**0.5
-
-
-def bicubic(video: Video, shrink: float) -> Video:
-  """Scales down by `shrink` a side, and up again."""
-  H, W = video.shape[1:3]
-  small = transforms.resize(
-    video, max(1, round(W / shrink)), max(1, round(H / shrink))
-  )
-  return transforms.resize(small, W, H)
-
-
 def world_table(scores: WorldScores) -> str:
   """The scores as text, bounds first."""
   lines = [
@@ -228,13 +180,6 @@ def world_table(scores: WorldScores) -> str:
     f'true clips {scores.true_motion:.3f}',
   ]
   return '\n'.join(lines)
-
-
-def _reconstruction_table(name: str, row: dict[str, float]) -> str:
-  return (
-    f'{name}: {row["psnr"]:.2f} dB PSNR, {row["ssim"]:.4f} SSIM; bicubic of '
-    f'the same ratio {row["bicubic_psnr"]:.2f} dB, {row["bicubic_ssim"]:.4f}'
-  )
 
 
 def _plain(scores: WorldScores) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Prompt and canvas to latent to frames, clip by clip."""
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -174,7 +175,7 @@ def sample(
 ) -> Iterator[Made]:
   """Makes clips from prompts, in the order asked for.
 
-  Their canvases, if they have any, are of one layout.
+  Canvases of clips that are made together are of one layout.
   By default it runs on as many devices as there are micro-batches.
 
   Raises:
@@ -185,8 +186,7 @@ def sample(
     return iter(())
   if mesh is None:
     mesh = mesh_for(len(requests), settings)
-  make = make_generator(networks, settings, mesh, requests[0].canvas)
-  return make(requests)
+  return make_generator(networks, settings, mesh)(requests)
 
 
 def mesh_for(clips: int, settings: Settings) -> Mesh:
@@ -197,14 +197,10 @@ def mesh_for(clips: int, settings: Settings) -> Mesh:
 
 
 def make_generator(
-  networks: Networks,
-  settings: Settings,
-  mesh: Mesh,
-  layout: canvas_lib.Canvas | None = None,
+  networks: Networks, settings: Settings, mesh: Mesh
 ) -> Callable[[list[Request]], Iterator[Made]]:
   """As `make_stream`, for any number of clips that fit in memory."""
-  stream = make_stream(networks, settings, mesh, layout)
-  count = slots(settings, mesh)
+  stream, count = make_stream(networks, settings, mesh), slots(settings, mesh)
 
   def generate(requests: list[Request]) -> Iterator[Made]:
     for i in range(0, len(requests), count):
@@ -224,90 +220,77 @@ def slots(settings: Settings, mesh: Mesh) -> int:
 
 
 def make_stream(
-  networks: Networks,
-  settings: Settings,
-  mesh: Mesh,
-  layout: canvas_lib.Canvas | None = None,
+  networks: Networks, settings: Settings, mesh: Mesh
 ) -> Callable[[list[Request]], Iterator[Part]]:
-  """Places the weights; what it returns compiles once, at its first call.
+  """Places the weights; what it returns compiles once for each size of canvas.
 
   That makes up to `slots` clips together, window by window, in memory that
-  does not grow with their length.
-
-  Args:
-    networks: All three of them.
-    settings: How clips are made.
-    mesh: Where.
-    layout: A canvas whose levels, lines and time are those of every request;
-      what is known may differ. Empty, of `settings.size`, by default.
+  does not grow with their length. Their canvases may differ in what is known,
+  but not in where. Those without one have an empty one, of `settings.size`.
   """
   missing = set(networks_lib.KINDS) - set(networks.params)
   if missing:
     raise ValueError(f'the model has no {" and no ".join(sorted(missing))}')
   config = networks.config
   check(config, settings)
-  layout = layout or blank(config, settings.size)
   with sharding.use(mesh):  # not that of a run, which may span hosts
     params = jax.device_put(networks.params, sharding.replicated(mesh))
-  paint_window = _window_painter(config, settings, mesh, params, layout)
+  paint_window = _window_painter(config, settings, mesh, params)
   decode = make_decoder(config.autoencoder, mesh)
-  most = 1 + (settings.window - 1) // config.autoencoder.time
-  most = len(layout.start) if layout.loop else most
+  window_latents = 1 + (settings.window - 1) // config.autoencoder.time
 
   def stream(requests: list[Request]) -> Iterator[Part]:
     # The last clip is repeated to fill the one shape that is compiled.
     fill = range(slots(settings, mesh))
     filled = [requests[min(i, len(requests) - 1)] for i in fill]
-    rows = _rows(filled, layout, config)
-    canvases = [layout if r.canvas is None else r.canvas for r in filled]
-    state, first, last = None, None, None
-    for window in windows.split(len(layout.start), most, settings.overlap):
+    empty = blank(config, settings.size)
+    canvases = [empty if r.canvas is None else r.canvas for r in filled]
+    rows, loop = _rows(filled, canvases, config), canvases[0].loop
+    frames = len(canvases[0].start)
+    most = frames if loop else window_latents
+    state, first, last = None, np.array(0), np.array(0)
+    for window in windows.split(frames, most, settings.overlap):
       parts = [windows.cut(canvas, window) for canvas in canvases]
       if window.done:
         past = last[:, window.at - window.done :]
         for part, a, b in zip(parts, first, past, strict=True):
           part.known[: window.known] = np.concatenate([a, b])
-      z = paint_window(windows.cut(layout, window), parts, rows)
-      z = z[:, window.known :]
+      z = paint_window(parts, rows)[:, window.known :]
       with sharding.use(mesh):
-        state, frames = _decode(
-          decode, params['autoencoder'], z, state, layout.loop
-        )
+        state, video = _decode(decode, params['autoencoder'], z, state, loop)
       z = np.asarray(z)
-      first = z[:, :1] if first is None else first
-      last = z if last is None else np.concatenate([last, z], axis=1)[:, -most:]
-      yield Part(z[: len(requests)], frames[: len(requests)])
+      first = first if window.done else z[:, :1]
+      last = np.concatenate([last, z], axis=1)[:, -most:] if window.done else z
+      yield Part(z[: len(requests)], video[: len(requests)])
 
   return stream
 
 
 def _window_painter(
-  config: config_lib.Config,
-  settings: Settings,
-  mesh: Mesh,
-  params: Params,
-  layout: canvas_lib.Canvas,
-) -> Callable[..., Float[Array, 'B F h w C']]:
-  """What paints canvases of one layout, and compiles once for each length."""
-  wrap = len(layout.start) if layout.loop else 0
-  run = paint.make_sampler(config, settings, mesh, wrap)
+  config: config_lib.Config, settings: Settings, mesh: Mesh, params: Params
+) -> Callable[[list[canvas_lib.Canvas], paint.Rows], Float[Array, 'B F h w C']]:
+  """What paints canvases of one layout, all of them at once."""
+  sampler = functools.cache(
+    lambda wrap: paint.make_sampler(config, settings, mesh, wrap)
+  )
 
-  def paint_window(
-    layout: canvas_lib.Canvas, parts: list[canvas_lib.Canvas], rows: paint.Rows
-  ) -> Float[Array, 'B F h w C']:
+  def paint_window(canvases, rows):
+    known = np.stack([canvas.known for canvas in canvases])
+    layout = canvases[0]
     if not layout.start.any():
-      return jnp.stack([part.known for part in parts])
-    cuts = [canvas_lib.to_tokens(part, config.model.patch) for part in parts]
-    plan = canvas_lib.to_tokens(layout, config.model.patch)
-    rows = rows._replace(known=np.stack([cut.known for cut in cuts]))
+      return jnp.asarray(known)
+    patch = config.model.patch
+    plan = canvas_lib.to_tokens(layout, patch)
+    rows = rows._replace(known=tokens.patchify(known, patch))
     alpha = float(flow.shift_alpha(len(plan.start), config.denoising.level))
     levels = samplers.levels_schedule(
       settings.steps, alpha, float(plan.start.max())
     )
+    run = sampler(len(layout.start) if layout.loop else 0)
     with sharding.use(mesh):
       plan, levels = jax.device_put((plan, levels), sharding.replicated(mesh))
       values = run(paint.Shared(params, plan, levels), rows)
-      return tokens.unpatchify(values, layout.start.shape, config.model.patch)
+      return tokens.unpatchify(values, layout.start.shape, patch)
 
   return paint_window
 
@@ -336,17 +319,17 @@ def _decode(
 
 def _rows(
   requests: list[Request],
-  layout: canvas_lib.Canvas,
+  canvases: list[canvas_lib.Canvas],
   config: config_lib.Config,
 ) -> paint.Rows:
-  """Requests as arrays, but for their canvases.
+  """Requests as arrays, but for what of their canvases is known.
 
   Raises:
-    ValueError: a seed or a prompt that cannot be, or a canvas that is painted
-      elsewhere than the layout is.
+    ValueError: a seed or a prompt that cannot be, or canvases that are painted
+      in different places.
   """
-  for request in requests:
-    canvas = layout if request.canvas is None else request.canvas
+  layout = canvases[0]
+  for request, canvas in zip(requests, canvases, strict=True):
     for name in ('start', 'text_of', 'position', 'index', 'loop'):
       if not np.array_equal(getattr(canvas, name), getattr(layout, name)):
         raise ValueError(

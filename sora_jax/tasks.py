@@ -46,7 +46,7 @@ class Scene(NamedTuple):
     """SHA-256 of all that a prompt and a seed are answered with."""
     digest = hashlib.sha256()
     for part in (*self.canvas, *self[1:]):
-      digest.update(np.ascontiguousarray(part))
+      digest.update(np.ascontiguousarray(part).data)
     return digest.hexdigest()
 
   def finish(self, made: Iterable[Video]) -> Iterator[Video]:

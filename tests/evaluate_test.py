@@ -10,7 +10,6 @@ import tiny
 from etils import epath
 
 from sora_jax import evaluate, generate, networks, sharding
-from sora_jax.models import autoencoder
 
 pytestmark = pytest.mark.usefixtures('cached_compilation')
 
@@ -21,18 +20,6 @@ def model(tmp_path_factory):
   path = epath.Path(tmp_path_factory.mktemp('models')) / 'model'
   tiny.write_model(path)
   return path
-
-
-def test_bicubic_keeps_as_many_numbers_as_a_latent():
-  config = autoencoder.AutoencoderConfig(channels=48, patch=2)
-  # 16 x 16 pixels and 4 frames of 3 values to 48: a side shrinks by 8.
-  assert evaluate.shrink_of(config) == pytest.approx(8.0)
-  video = np.random.default_rng(0).integers(0, 256, (2, 32, 48, 3), np.uint8)
-  small = evaluate.bicubic(video, 8.0)
-  assert small.shape == video.shape
-  # 4 x 6 numbers a frame and channel remain, so that is the rank of a frame.
-  assert np.linalg.matrix_rank(small[0, :, :, 0].astype(float), tol=40) <= 4
-  np.testing.assert_array_equal(evaluate.bicubic(video, 1.0), video)
 
 
 def test_true_clips_keep_their_promises_and_noise_does_not(model, one_device):

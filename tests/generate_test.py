@@ -154,7 +154,7 @@ def test_what_is_known_stays_and_the_rest_starts_from_the_noise_of_the_seed(
   first = np.full((1, 4, 4, 4), 0.5, np.float32)
   painted = [canvas.keyframes({0: first * i}, 2) for i in range(3)]
   requests = [generate.Request('a', 7, c) for c in painted]
-  make = generate.make_generator(networks, settings, mesh_of(1), painted[0])
+  make = generate.make_generator(networks, settings, mesh_of(1))
   for i, made in enumerate(make(requests)):
     np.testing.assert_array_equal(made.latent[:1], first * i)
     np.testing.assert_array_equal(made.latent[1:], noise_of(7)[1:])

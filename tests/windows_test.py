@@ -63,7 +63,7 @@ def mesh_of(devices):
   return sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:devices])
 
 
-def test_a_long_clip_is_the_same_alone_or_beside_others(networks, one_device):
+def test_a_long_clip_is_the_same_alone_or_beside_others(networks):
   wanted = settings(networks, 61, window=17)
   requests = [generate.Request(f'a ball {i}', i) for i in range(3)]
   alone = next(generate.make_generator(networks, wanted, mesh_of(1))(requests))

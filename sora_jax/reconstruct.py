@@ -1,0 +1,70 @@
+"""The autoencoder by itself: clips through it and back, and what bounds it."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from sora_jax import generate, metrics, networks as networks_lib, objectives
+from sora_jax.data import transforms
+from sora_jax.models import autoencoder
+
+Video = metrics.Video
+
+
+def through(
+  networks: networks_lib.Networks, videos: Sequence[Video]
+) -> list[Video]:
+  """Videos of one size through the autoencoder and back."""
+  config = networks.config.autoencoder
+
+  @jax.jit
+  def run(params, video):
+    z = autoencoder.encode(config, params, objectives.to_pixels(video))
+    return generate.to_uint8(autoencoder.decode(config, params, z))
+
+  params = networks.params['autoencoder']
+  return [np.asarray(run(params, video[None])[0]) for video in videos]
+
+
+def compare(
+  networks: networks_lib.Networks, videos: Sequence[Video]
+) -> dict[str, float]:
+  """The autoencoder beside bicubic scaling to as many numbers as its latent."""
+  decoded = through(networks, videos)
+  shrink = shrink_of(networks.config.autoencoder)
+  scaled = [bicubic(video, shrink) for video in videos]
+  scores = {}
+  for name, others in (('', decoded), ('bicubic_', scaled)):
+    pairs = list(zip(others, videos, strict=True))
+    for metric in (metrics.psnr, metrics.ssim):
+      values = [metric(a, b) for a, b in pairs]
+      scores[name + metric.__name__] = float(np.mean(values))
+  return scores
+
+
+def shrink_of(config: autoencoder.AutoencoderConfig) -> float:
+  """How much smaller a side must be to keep as many numbers as the latent.
+
+  A latent value stands for 3 t s^2 / C pixel values, so bicubic scaling by
+  the root of that in space, and not at all in time, is the same ratio.
+  """
+  values = 3 * config.time * config.space**2 / config.channels
+  return values**0.5
+
+
+def bicubic(video: Video, shrink: float) -> Video:
+  """Scales down by `shrink` a side, and up again."""
+  H, W = video.shape[1:3]
+  small = transforms.resize(
+    video, max(1, round(W / shrink)), max(1, round(H / shrink))
+  )
+  return transforms.resize(small, W, H)
+
+
+def table(name: str, row: dict[str, float]) -> str:
+  """One line of `compare`."""
+  return (
+    f'{name}: {row["psnr"]:.2f} dB PSNR, {row["ssim"]:.4f} SSIM; bicubic of '
+    f'the same ratio {row["bicubic_psnr"]:.2f} dB, {row["bicubic_ssim"]:.4f}'
+  )
