@@ -4,7 +4,8 @@ Generation is scored on held-out prompts of the world `balls`, beside two
 bounds: true clips of the same prompts, which show what the tracker itself
 gets right, and these clips passed through the autoencoder, below whose error
 no latent model can come. Reconstruction is scored on the same clips, and on
-files where a folder is given.
+files where a folder is given. With --suite=tasks every way of prompting is
+scored instead, see `suite`.
 """
 
 import json
@@ -26,6 +27,7 @@ from sora_jax import (
   reconstruct,
   sample,
   sharding,
+  suite,
 )
 from sora_jax.data import sources, transforms, video
 from sora_jax.data.worlds import balls
@@ -65,7 +67,13 @@ def main(config: None, flags: types.SimpleNamespace) -> None:
     )
   settings = generate.settings_of(networks.config.sample)
   results: dict[str, Any] = {}
-  if 'dit' in networks.params:
+  if flags.suite:
+    if 'dit' not in networks.params:
+      raise ValueError(f'{flags.model} has no dit; --suite=tasks makes clips')
+    studio = suite.make_studio(networks, flags.cases, flags.seed)
+    results['tasks'] = suite.run(studio, list(suite.TASKS), out)
+    results['card'] = sample.card(networks, settings)
+  elif 'dit' in networks.params:
     mesh = generate.mesh_for(flags.cases, settings)
     make = generate.make_generator(networks, settings, mesh)
     scores = on_world(networks, settings, make, flags.cases, flags.seed)

@@ -3,6 +3,7 @@
 Pictures are uint8 or float arrays in [0, 255]; a higher score is better.
 """
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -55,6 +56,28 @@ def _window_mean(x: Float[np.ndarray, 'T H W']) -> Float[np.ndarray, 'T U V']:
     x, (SSIM_WINDOW, SSIM_WINDOW), axis=(1, 2)
   )
   return windows.mean(axis=(-2, -1))
+
+
+def motion(video: Video) -> float:
+  """Mean step between neighbouring frames, of values in 0 ... 255."""
+  return float(np.mean([step(a, b) for a, b in itertools.pairwise(video)]))
+
+
+def seam(video: Video) -> float:
+  """The step from the last frame to the first, as in `motion`."""
+  return step(video[-1], video[0])
+
+
+def step(a: UInt8[np.ndarray, 'H W 3'], b: UInt8[np.ndarray, 'H W 3']) -> float:
+  """Mean absolute difference of two frames."""
+  return float(np.mean(np.abs(a.astype(np.float32) - b)))
+
+
+def sharpness(video: Video) -> float:
+  """Mean squared slope of the brightness; blur makes it less."""
+  light = _brightness(video)
+  down, across = np.diff(light, axis=1), np.diff(light, axis=2)
+  return float(np.mean(down**2) + np.mean(across**2))
 
 
 class Tally(NamedTuple):

@@ -4,7 +4,6 @@ import json
 import math
 import types
 
-import numpy as np
 import pytest
 import tiny
 from etils import epath
@@ -49,7 +48,12 @@ def test_files_are_scored_and_a_broken_one_is_told(
   monkeypatch.setattr(evaluate, 'on_world', lambda *unused: SCORES)
   out = tmp_path / 'out'
   flags = types.SimpleNamespace(
-    model=str(model), cases=1, seed=0, data=str(folder), out=str(out)
+    model=str(model),
+    cases=1,
+    seed=0,
+    suite=None,
+    data=str(folder),
+    out=str(out),
   )
   evaluate.main(None, flags)
   (folder / '1.mp4').write_bytes(b'')

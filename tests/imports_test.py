@@ -17,7 +17,7 @@ LEVELS = (
   'objectives optimizer state checksums checkpoint replay'.split()
   + 'writers metrics'.split(),
   'experiment config corpus networks'.split(),
-  'paint windows generate reconstruct tasks prompting suite'.split()
+  'paint windows generate reconstruct tasks prompting figures suite'.split()
   + 'prepare sample problems train evaluate bench demo'.split(),
   ['cli'],
 )

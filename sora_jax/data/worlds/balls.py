@@ -20,6 +20,7 @@ directions, captions and the last law added.
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -82,6 +83,16 @@ KINDS = [
   for size in captions.SIZES
   for direction in ([''] if law == 'bounce' else captions.DIRECTIONS)
 ]
+
+
+def span(truth: Truth, frames: slice) -> Truth:
+  """Some of the frames of a clip."""
+  return truth._replace(
+    position=truth.position[frames],
+    velocity=truth.velocity[frames],
+    in_view=truth.in_view[frames],
+    whole=truth.whole[frames],
+  )
 
 
 class Combination(NamedTuple):
@@ -352,10 +363,12 @@ def clip(
   return batch.Clip(render(truth, size), caption, FPS, name), truth
 
 
-def held_out_prompts(seed: int, n: int) -> list[tuple[str, int]]:
+def held_out_prompts(
+  seed: int, n: int, laws: Sequence[str] = LAWS
+) -> list[tuple[str, int]]:
   """Returns n captions of split 'test', the laws in turn, and their indices."""
   size = batch.Size(10, 10, REFERENCE)
-  wanted = itertools.cycle(LAWS)
+  wanted = itertools.cycle(laws)
   waiting = {law: [] for law in LAWS}
   indices = itertools.count()
   prompts = []

@@ -319,6 +319,23 @@ def score(
   )
 
 
+def position_error(
+  video: UInt8[np.ndarray, 'T H W 3'], truth: balls.Truth
+) -> float:
+  """Mean distance of the balls from the simulator's, in units.
+
+  Over balls and frames in which the true ball is whole. A ball that is not
+  found counts as in the middle of the picture. NaN where no ball is whole.
+  """
+  middle = np.array(video.shape[2:0:-1]) / min(video.shape[1:3]) * balls.UNITS
+  measured = _positions(video, truth)
+  measured = np.where(np.isnan(measured), middle / 2, measured)
+  if not truth.whole.any():
+    return float('nan')
+  error = np.linalg.norm(measured - truth.position, axis=-1)
+  return float(error[truth.whole].mean())
+
+
 def velocity_error(
   video: UInt8[np.ndarray, 'T H W 3'], truth: balls.Truth
 ) -> float:
@@ -330,12 +347,19 @@ def velocity_error(
   where no ball is whole in two successive frames.
   Source: Kang et al. 2024 (arXiv:2411.02385), who average over frames too.
   """
-  ink = 255 - video.astype(np.float32)
-  found = _follow(ink, [NAMES.index(c) for c in truth.colours])
-  measured = np.stack([b.position for b in found], axis=1)
-  measured = np.nan_to_num(np.diff(measured, axis=0) * balls.FPS)
+  measured = np.diff(_positions(video, truth), axis=0) * balls.FPS
+  measured = np.nan_to_num(measured)
   exact = np.diff(truth.position, axis=0) * balls.FPS
   counted = truth.whole[1:] & truth.whole[:-1]
   if not counted.any():
     return float('nan')
   return float(np.linalg.norm(measured - exact, axis=-1)[counted].mean())
+
+
+def _positions(
+  video: UInt8[np.ndarray, 'T H W 3'], truth: balls.Truth
+) -> Float[np.ndarray, 'T K 2']:
+  """Where the balls of a truth's colours are; NaN where there is none."""
+  ink = 255 - video.astype(np.float32)
+  found = _follow(ink, [NAMES.index(c) for c in truth.colours])
+  return np.stack([b.position for b in found], axis=1)

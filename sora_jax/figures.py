@@ -1,0 +1,152 @@
+"""What is read off made clips, beside what is read off true ones.
+
+The world `balls` knows what is true, and its tracker what pixels show. Beside
+each figure stands the same one of true clips through the autoencoder, below
+whose error no latent model can come.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sora_jax import metrics
+from sora_jax.data.worlds import balls, captions, tracker
+
+Video = metrics.Video
+Videos = list[Video]
+Truths = list[balls.Truth]
+
+
+class Figure(NamedTuple):
+  """One figure of a task."""
+
+  name: str
+  made: float
+  bound: float = float('nan')  # of true clips through the autoencoder
+
+  def __str__(self) -> str:
+    bound = '' if np.isnan(self.bound) else f'{self.bound:10.3f}'
+    return f'  {self.name:<54}{self.made:9.3f}{bound}'
+
+
+class Cases(NamedTuple):
+  """Clips that training never sees."""
+
+  captions: list[str]
+  videos: Videos
+  truths: Truths
+  decoded: Videos  # through the autoencoder
+
+
+def mean(measure: Callable[..., float], *columns: Sequence[Any]) -> float:
+  """Over rows, without those of which it cannot be said (NaN)."""
+  values = [measure(*row) for row in zip(*columns, strict=True)]
+  return float(np.nanmean(values))
+
+
+def promises(made: Videos, cases: Cases) -> list[Figure]:
+  """Shares of clips that keep what their captions promise."""
+  tallies = [metrics.tally(v, cases.captions) for v in (made, cases.decoded)]
+  figures = [
+    Figure(f'{name}, share', *(getattr(tally, name) for tally in tallies))
+    for name in ('colour', 'direction', 'law', 'size')
+  ]
+  errors = (tally.velocity_error for tally in tallies)
+  return [*figures, Figure('first speed, off by units/s', *errors)]
+
+
+def nearness(made: Videos, cases: Cases, frames: slice) -> list[Figure]:
+  """How near some frames are to the truth."""
+  truths = [balls.span(truth, frames) for truth in cases.truths]
+  cuts = [[v[frames] for v in videos] for videos in (made, cases.decoded)]
+  return [
+    Figure(name, *(mean(error, cut, truths) for cut in cuts))
+    for name, error in (
+      ('velocity, off by units/s', tracker.velocity_error),
+      ('position, off by units', tracker.position_error),
+    )
+  ]
+
+
+def velocity(videos: Videos, truths: Truths, frames: slice) -> float:
+  """Distance from the simulator's in some frames, units/s."""
+  return mean(
+    tracker.velocity_error,
+    [video[frames] for video in videos],
+    [balls.span(truth, frames) for truth in truths],
+  )
+
+
+def changed(made: Videos, cases: Cases, keeps: list[np.ndarray]) -> Figure:
+  """What became of pixels that were to be kept."""
+  most = [
+    np.abs(a.astype(int) - b)[keep == 1].max(initial=0)
+    for a, b, keep in zip(made, cases.videos, keeps, strict=True)
+  ]
+  return Figure(
+    'largest change of what was to be kept, of 255', float(max(most))
+  )
+
+
+def recoloured(cases: Cases) -> tuple[list[str], Truths]:
+  """Captions and truths with another colour for the first ball."""
+  prompts, truths = [], []
+  for caption, truth in zip(cases.captions, cases.truths, strict=True):
+    old = truth.colours[0]
+    names = [name for name in captions.COLOURS if name not in truth.colours]
+    new = names[len(prompts) % len(names)]
+    prompts.append(caption.replace(f'{old} ball', f'{new} ball'))
+    truths.append(truth._replace(colours=[new, *truth.colours[1:]]))
+  return prompts, truths
+
+
+def repainted(made: Videos, cases: Cases) -> list[Figure]:
+  """Of clips that were told other colours: have they, and nothing else?"""
+  prompts, truths = recoloured(cases)
+  tally = metrics.tally(made, prompts)
+  position = tracker.position_error
+  return [
+    Figure('colours as told, share', tally.colour),
+    Figure('direction kept, share', tally.direction),
+    Figure('law kept, share', tally.law),
+    Figure('size kept, share', tally.size),
+    Figure(
+      'position, off by units',
+      mean(position, made, truths),
+      mean(position, cases.decoded, cases.truths),
+    ),
+  ]
+
+
+def has_colour(video: Video, caption: str) -> float:
+  """1 where balls of a caption's colours are there and no other, else 0."""
+  wanted = {ball.colour for ball in captions.attributes(caption).balls}
+  return float({ball.colour for ball in tracker.track(video).balls} == wanted)
+
+
+def drift(made: Videos, cases: Cases, frames: slice) -> list[Figure]:
+  """What some frames keep of as many at the beginning."""
+  first = slice(0, frames.stop - frames.start)
+  label = f'{frames.start / balls.FPS:.0f} s: '
+  figures = []
+  for name, measure in (
+    ('sharpness', metrics.sharpness),
+    ('size', _radius),
+    ('motion', metrics.motion),
+  ):
+    ratios = (
+      mean(lambda v, of=measure: of(v[frames]) / of(v[first]), videos)
+      for videos in (made, cases.decoded)
+    )
+    figures.append(Figure(f'{label}{name}, of that at first', *ratios))
+  shares = (
+    mean(has_colour, [v[frames] for v in videos], cases.captions)
+    for videos in (made, cases.decoded)
+  )
+  return [*figures, Figure(f'{label}colour, share', *shares)]
+
+
+def _radius(video: Video) -> float:
+  found = tracker.track(video).balls
+  return found[0].radius if found else float('nan')

@@ -1,0 +1,343 @@
+"""Every task against ground truth: `launch.py evaluate --suite=tasks`.
+
+Each task is set on clips that training never sees, of which the simulator
+knows what is to come; see `figures` for what is read off them. What is made
+can be looked at on a sheet for each task.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+from jaxtyping import Bool
+
+from sora_jax import (
+  batch,
+  canvas as canvas_lib,
+  figures,
+  generate,
+  metrics,
+  networks as networks_lib,
+  prompting,
+  reconstruct,
+  tasks,
+)
+from sora_jax.data import video
+from sora_jax.data.worlds import balls
+
+Videos = figures.Videos
+Result = tuple[list[figures.Figure], Videos]
+
+SEED = 4321  # of the clips
+KNOWN = 3  # latents that a clip goes on from
+MINUTE = 601  # frames, at 10 a second
+SPANS = 6  # of a minute, at which drift is told
+SHOWN = 8  # clips on a sheet
+ENDLESS = ('bounce',)  # laws that fit a loop or a minute
+SINGLE = ('uniform', 'parabola', 'bounce')
+
+
+class Studio(NamedTuple):
+  """What makes clips, and how many of a task."""
+
+  networks: networks_lib.Networks
+  settings: generate.Settings
+  make: Callable[[list[generate.Request]], Any]  # of generate.make_generator
+  make_one: Callable[[list[generate.Request]], Any]  # with a micro-batch of 1
+  encode: tasks.Encode
+  count: int
+  seed: int  # of the first clip that is made
+
+  def cases(
+    self, laws: Sequence[str] = balls.LAWS, size: batch.Size | None = None
+  ) -> figures.Cases:
+    """True clips, the laws in turn."""
+    prompts = balls.held_out_prompts(SEED, self.count, laws)
+    size = size or self.settings.size
+    clips = [balls.clip(SEED, i, size, 'test') for _, i in prompts]
+    videos = [clip.video for clip, _ in clips]
+    return figures.Cases(
+      captions=[clip.caption for clip, _ in clips],
+      videos=videos,
+      truths=[truth for _, truth in clips],
+      decoded=reconstruct.through(self.networks, videos),
+    )
+
+  def paint(
+    self, scenes: Sequence[tasks.Scene], prompts: Sequence[str]
+  ) -> Videos:
+    """Whole clips; one by one where scenes differ in what is known."""
+    requests = [
+      generate.Request(prompt, self.seed + i, scene.canvas)
+      for i, (scene, prompt) in enumerate(zip(scenes, prompts, strict=True))
+    ]
+    starts = {scene.canvas.start.tobytes() for scene in scenes}
+    made = self.make(requests) if len(starts) == 1 else self._apart(requests)
+    return [
+      np.concatenate(list(scene.finish([clip.video])))
+      for scene, clip in zip(scenes, made, strict=True)
+    ]
+
+  def _apart(self, requests: list[generate.Request]):
+    for request in requests:
+      yield from self.make_one([request])
+
+  def blank(self, size: batch.Size | None = None) -> tasks.Scene:
+    size = size or self.settings.size
+    canvas = generate.blank(self.networks.config, size)
+    return tasks.text_to_video(canvas, size)
+
+
+def text(studio: Studio) -> Result:
+  """A clip from its prompt."""
+  cases = studio.cases()
+  made = studio.paint([studio.blank()] * studio.count, cases.captions)
+  return figures.promises(made, cases), made
+
+
+def image(studio: Studio) -> Result:
+  """A picture from its prompt."""
+  size = studio.settings.size._replace(frames=1)
+  cases = studio.cases(size=size)
+  made = studio.paint([studio.blank(size)] * studio.count, cases.captions)
+  colour, _, _, ball, _ = figures.promises(made, cases)
+  return [colour, ball], made
+
+
+def animate(studio: Studio) -> Result:
+  """A true first frame that starts to move."""
+  cases = studio.cases()
+  scenes = [
+    tasks.animate(studio.encode, true[0], len(true)) for true in cases.videos
+  ]
+  made = studio.paint(scenes, cases.captions)
+  near = figures.nearness(made, cases, slice(None))
+  return figures.promises(made, cases) + near, made
+
+
+def extend(studio: Studio) -> Result:
+  """What comes after the first frames."""
+  known, cases = 1 + 4 * (KNOWN - 1), studio.cases()
+  scenes = [
+    tasks.extend(studio.encode, true[:known], len(true) - known, KNOWN)
+    for true in cases.videos
+  ]
+  made = studio.paint(scenes, cases.captions)
+  return figures.nearness(made, cases, slice(known - 1, None)), made
+
+
+def extend_backwards(studio: Studio) -> Result:
+  """What came before the last frames."""
+  known, cases = 1 + 4 * KNOWN, studio.cases()
+  scenes = [
+    tasks.extend_backwards(
+      studio.encode, true[-known:], len(true) - known, KNOWN
+    )
+    for true in cases.videos
+  ]
+  made = studio.paint(scenes, cases.captions)
+  return figures.nearness(made, cases, slice(0, 1 - known)), made
+
+
+def fill_in(studio: Studio) -> Result:
+  """What came between the first frames and the last ones."""
+  cases, head, between, tail = studio.cases(), 5, 15, 9
+  scenes = [
+    tasks.connect(
+      studio.encode,
+      true[:head],
+      true[head + between :][:tail],
+      between,
+      latents=2,
+    )
+    for true in cases.videos
+  ]
+  made = studio.paint(scenes, cases.captions)
+  frames = slice(head - 1, head + between + 1)
+  return figures.nearness(made, cases, frames), made
+
+
+def connect(studio: Studio) -> Result:
+  """A way from a clip to another one, each with its prompt."""
+  cases, head, between = studio.cases(SINGLE), 9, 15
+  cut = 16  # of the other clip, so that the truth of just before is known
+  after = [*range(1, studio.count), 0]
+  scenes, prompts = [], []
+  for i, k in enumerate(after):
+    one, other = cases.videos[i][:head], cases.videos[k][cut:]
+    scene = tasks.connect(studio.encode, one, other, between, latents=2)
+    middle = len(scene.canvas.start) // 2
+    canvas = canvas_lib.storyboard(scene.canvas, [0, middle])
+    scenes.append(scene._replace(canvas=canvas))
+    prompts.append(f'{cases.captions[i]}\n{cases.captions[k]}')
+  made = studio.paint(scenes, prompts)
+  # As if each began where the true clip of its end does.
+  ends = [
+    made[after.index(k)][head + between - cut :] for k in range(len(made))
+  ]
+  return [
+    figures.Figure(
+      f'velocity across the {name} join, off by units/s',
+      figures.velocity(videos, cases.truths, slice(at - 2, at + 2)),
+      figures.velocity(cases.decoded, cases.truths, slice(at - 2, at + 2)),
+    )
+    for name, videos, at in (('first', made, head), ('second', ends, cut))
+  ], made
+
+
+def loop(studio: Studio) -> Result:
+  """A clip whose end is its beginning."""
+  cases, size = studio.cases(ENDLESS), studio.settings.size
+  canvas = studio.blank().canvas
+  canvas = canvas_lib.loop(len(canvas.start) - 1, *canvas.known.shape[1:])
+  scene = tasks.text_to_video(canvas, size)
+  made = studio.paint([scene] * studio.count, cases.captions)
+  open_ended = studio.paint([studio.blank()] * studio.count, cases.captions)
+  tally = metrics.tally(made, cases.captions)
+  within = [
+    figures.mean(metrics.motion, videos)
+    for videos in (made, open_ended, cases.decoded)
+  ]
+  return [
+    figures.Figure(
+      'step across the seam, of 255', figures.mean(metrics.seam, made)
+    ),
+    figures.Figure('step within, of 255', within[0], within[2]),
+    figures.Figure('step of clips from the same prompts', within[1], within[2]),
+    figures.Figure('law, share', tally.law),
+    figures.Figure('colour, share', tally.colour),
+  ], made
+
+
+def edit(studio: Studio) -> Result:
+  """A clip whose first ball is told to be of another colour."""
+  cases, strength = studio.cases(), prompting.DEFAULTS['strength']
+  prompts, _ = figures.recoloured(cases)
+  scenes = [tasks.edit(studio.encode, true, strength) for true in cases.videos]
+  made = studio.paint(scenes, prompts)
+  return figures.repainted(made, cases), made
+
+
+def replace(studio: Studio) -> Result:
+  """A clip whose first ball is replaced, under a mask that goes with it."""
+  cases = studio.cases()
+  prompts, _ = figures.recoloured(cases)
+  scenes = [
+    tasks.replace(studio.encode, true, _disc(truth, studio.settings.size))
+    for true, truth in zip(cases.videos, cases.truths, strict=True)
+  ]
+  made = studio.paint(scenes, prompts)
+  change = figures.changed(made, cases, [scene.keep for scene in scenes])
+  return [change, *figures.repainted(made, cases)], made
+
+
+def _disc(truth: balls.Truth, size: batch.Size) -> Bool[np.ndarray, 'T H W']:
+  """Where the first ball is, and a pixel around it."""
+  pixel = balls.UNITS / min(size.width, size.height)
+  only = truth._replace(
+    colours=['black'],
+    radius=truth.radius[:1] + pixel,
+    position=truth.position[:, :1],
+  )
+  return balls.render(only, size).min(axis=-1) < 255
+
+
+def outpaint(studio: Studio) -> Result:
+  """A square out of the middle of a wide clip, made wide again."""
+  size = batch.Size(80, 48, studio.settings.size.frames)
+  cases, left = studio.cases(size=size), 16
+  scenes = [
+    tasks.outpaint(studio.encode, true[:, :, left : left + 48], size, left, 0)
+    for true in cases.videos
+  ]
+  made = studio.paint(scenes, cases.captions)
+  change = figures.changed(made, cases, [scene.keep for scene in scenes])
+  return [change, *figures.promises(made, cases)], made
+
+
+def storyboard(studio: Studio) -> Result:
+  """Two prompts, of which the second speaks to the second half."""
+  cases, scene = studio.cases(SINGLE), studio.blank()
+  middle = len(scene.canvas.start) // 2
+  canvas = canvas_lib.storyboard(scene.canvas, [0, middle])
+  first, second = cases.captions, cases.captions[1:] + cases.captions[:1]
+  prompts = [f'{a}\n{b}' for a, b in zip(first, second, strict=True)]
+  scenes = [scene._replace(canvas=canvas)] * studio.count
+  made = studio.paint(scenes, prompts)
+  return [
+    figures.Figure(
+      f'colour in the {name} 9 frames, share',
+      figures.mean(figures.has_colour, [v[frames] for v in made], told),
+    )
+    for name, frames, told in (
+      ('first', slice(0, 9), first),
+      ('last', slice(-9, None), second),
+    )
+  ], made
+
+
+def minute(studio: Studio) -> Result:
+  """A minute, window by window."""
+  size = studio.settings.size._replace(frames=MINUTE)
+  cases = studio.cases(ENDLESS, size)
+  made = studio.paint([studio.blank(size)] * studio.count, cases.captions)
+  span = (MINUTE - 1) // SPANS
+  drift = [
+    figures.drift(made, cases, slice(at, at + span))
+    for at in range(0, MINUTE - span, span)
+  ]
+  return sum(drift, []), made
+
+
+TASKS = {
+  task.__name__: task
+  for task in (
+    text,
+    image,
+    animate,
+    extend,
+    extend_backwards,
+    fill_in,
+    connect,
+    loop,
+    edit,
+    replace,
+    outpaint,
+    storyboard,
+    minute,
+  )
+}
+
+
+def make_studio(
+  networks: networks_lib.Networks, count: int, seed: int
+) -> Studio:
+  """As the model's own settings say."""
+  settings = generate.settings_of(networks.config.sample)
+  mesh = generate.mesh_for(count, settings)
+  alone = settings._replace(micro_batch=1)
+  return Studio(
+    networks,
+    settings,
+    generate.make_generator(networks, settings, mesh),
+    generate.make_generator(networks, alone, generate.mesh_for(1, alone)),
+    tasks.make_encoder(networks),
+    count,
+    seed,
+  )
+
+
+def run(
+  studio: Studio, names: Sequence[str], out: epath.Path
+) -> dict[str, dict[str, Any]]:
+  """Scores tasks, prints each as it is done, and leaves a sheet of each."""
+  results = {}
+  for name in names:
+    scored, made = TASKS[name](studio)
+    print(f'{name}: {TASKS[name].__doc__}')
+    print('\n'.join(map(str, scored)), flush=True)
+    sheet = video.contact_sheet(made[:SHOWN])
+    video.write_video(out / f'{name}.png', sheet[None], 1.0)
+    results[name] = {figure.name: figure[1:] for figure in scored}
+  return results
