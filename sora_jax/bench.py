@@ -2,7 +2,8 @@
 
 `--what=determinism` samples the same prompts in many ways and holds each latent
 against that of the clip made alone. `--compare=A,B` holds two folders that
-`sample` wrote against each other, by hash and by pixels.
+`sample` wrote against each other, by hash and by pixels; equal bytes are those
+before signing, as no two signatures are equal.
 """
 
 import json
