@@ -29,7 +29,7 @@ def main(config: None, flags: types.SimpleNamespace) -> int:
   trust = _anchors(flags.trust) if flags.trust else ''
   verdicts = []
   for name in flags.files:
-    report = verify(epath.Path(name), trust)
+    report = verify(name, trust)
     verdicts.append(report.verdict)
     print(f'{name}: {report.verdict}')
     for line in lines_of(report):
@@ -37,15 +37,16 @@ def main(config: None, flags: types.SimpleNamespace) -> int:
   return int(not set(verdicts) <= set(GOOD))
 
 
-def verify(path: epath.Path, trust: str = '') -> provenance.Report:
+def verify(path: epath.PathLike, trust: str = '') -> provenance.Report:
   """What the label says and, without one, whether there is a watermark."""
+  path = epath.Path(path)
   report = provenance.read(path.read_bytes(), path.suffix.lower(), trust)
   if report.verdict == provenance.UNLABELLED and marked(path):
     return report._replace(verdict=provenance.WATERMARK_ONLY)
   return report
 
 
-def marked(path: epath.Path) -> bool:
+def marked(path: epath.PathLike) -> bool:
   """Whether the frames of a file have a watermark; no, if it has none."""
   try:
     frames = min(FRAMES, video.read_info(path).frames)
