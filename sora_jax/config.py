@@ -54,6 +54,11 @@ class SampleConfig:
   guidance_low: float = 0.0  # levels above this are guided
   guidance_high: float = 1.0  # up to this one
   micro_batch: int = 4  # clips that run together; bits depend on it
+  # By how much a prediction may change, as a share of it, before the network
+  # is called again; 0 calls it always. And by how much it does from step to
+  # step, as `bench --what=cache` measures. See `stepcache`.
+  cache: float = 0.0
+  cache_curve: tuple[float, ...] = ()
   text_slots: int = 96  # token ids that a prompt is padded to
   prompts: tuple[str, ...] = ()  # sampled while training
 

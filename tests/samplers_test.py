@@ -33,7 +33,10 @@ def integrate(name, levels, x, start, velocity=gaussian_velocity):
   key = jax.random.key(3)
   draw = lambda step: jax.random.normal(jax.random.fold_in(key, step), x.shape)
   sampler = samplers.SAMPLERS[name]
-  return samplers.integrate(velocity, x, start, levels, sampler, draw)
+  walk = samplers.integrate(
+    velocity, lambda v, x, level: v, x, start, levels, sampler, draw
+  )
+  return walk.x
 
 
 def solve(name, num_steps, x, start, alpha=1.0):
@@ -93,7 +96,9 @@ def test_the_stochastic_sampler_draws_the_data(steps):
 def test_the_stochastic_sampler_needs_noise():
   sampler, x = samplers.SAMPLERS['ancestral'], jnp.zeros((4, 3))
   with pytest.raises(ValueError, match='noise_fn'):
-    samplers.integrate(gaussian_velocity, x, jnp.ones(4), jnp.ones(2), sampler)
+    samplers.integrate(
+      gaussian_velocity, lambda v, *at: v, x, jnp.ones(4), jnp.ones(2), sampler
+    )
 
 
 @pytest.mark.parametrize('name', DETERMINISTIC)
@@ -161,6 +166,83 @@ def test_the_program_is_one_scan_with_one_call_of_the_network(name):
   )(jnp.zeros((4, 3)))
   assert str(program).count('scan[') == 1
   assert len(calls) == 1
+
+
+def gaussian_data(x, t):
+  """E[x0 | x_t = x] for the same data."""
+  return x - t[..., None] * gaussian_velocity(x, t)
+
+
+def cached(name, levels, x, start, calls, predict=gaussian_data):
+  """The walk of a network that predicts the data, and is called at times."""
+  key = jax.random.key(3)
+  walk = samplers.integrate(
+    predict,
+    lambda x0, x, t: flow.to_velocity(x0, x, t, flow.Prediction.X0),
+    x,
+    start,
+    levels,
+    samplers.SAMPLERS[name],
+    lambda step: jax.random.normal(jax.random.fold_in(key, step), x.shape),
+    calls,
+  )
+  return walk.x
+
+
+def calls_of(name, levels, pattern):
+  """A pattern of calls, again and again over the visits of a sampler."""
+  visits = len(samplers.SAMPLERS[name].visits(levels)) - 1
+  return jnp.array([pattern[i % len(pattern)] for i in range(visits)])
+
+
+@pytest.mark.parametrize('name', samplers.SAMPLERS)
+def test_calling_at_every_visit_is_no_cache_to_the_bit(name, noise):
+  start = jnp.array([0.0, 0.3, 0.77, 1.0])
+  levels = samplers.levels_schedule(10, 2.0)
+  always = cached(name, levels, noise, start, calls_of(name, levels, [True]))
+  np.testing.assert_array_equal(
+    always, cached(name, levels, noise, start, None)
+  )
+
+
+@pytest.mark.parametrize('name', samplers.SAMPLERS)
+def test_the_network_is_called_at_the_visits_that_say_so(name, noise):
+  seen = []
+
+  def predict(x, level):
+    jax.debug.callback(lambda level: seen.append(float(level[0])), level)
+    return gaussian_data(x, level)
+
+  levels = samplers.levels_schedule(10)
+  calls = calls_of(name, levels, [True, False, False])
+  cached(name, levels, noise, jnp.ones(4), calls, predict)
+  jax.effects_barrier()
+  visits = samplers.SAMPLERS[name].visits(levels)[:-1]
+  np.testing.assert_allclose(seen, visits[::3])
+
+
+@pytest.mark.parametrize('name', DETERMINISTIC)
+def test_a_cached_walk_still_becomes_data(name, noise):
+  start = jnp.array([0.0, 0.3, 0.77, 1.0])
+
+  def error(num_steps):
+    levels = samplers.levels_schedule(num_steps)
+    calls = calls_of(name, levels, [True, False])
+    made = cached(name, levels, noise, start, calls)
+    np.testing.assert_array_equal(made[0], noise[0])
+    return jnp.abs(made - exact(noise, start)).max()
+
+  assert error(400) < 0.02
+  assert jnp.log2(error(100) / error(200)) > 0.75
+
+
+def test_reusing_the_data_is_one_long_step_of_euler(noise):
+  start = jnp.ones(4)
+  levels = jnp.array([1.0, 0.8, 0.7, 0.4, 0.1, 0.0])
+  calls = jnp.array([True, False, True, False, False])
+  short = cached('euler', levels, noise, start, calls)
+  long = cached('euler', levels[jnp.array([0, 2, 5])], noise, start, None)
+  np.testing.assert_allclose(short, long, atol=1e-6)
 
 
 def test_predicting_the_data_exactly_gives_the_data():
