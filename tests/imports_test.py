@@ -17,7 +17,7 @@ LEVELS = (
   'models weights data'.split(),
   'objectives optimizer state checksums checkpoint replay'.split()
   + 'writers metrics'.split(),
-  'experiment config corpus networks'.split(),
+  'gpu experiment config corpus networks'.split(),
   'paint generate tasks prompting'.split()
   + 'prepare sample problems train evaluate calibrate bench demo'.split(),
   ['cli'],
