@@ -36,7 +36,8 @@ class RunConfig:
   keep: int = 3  # checkpoints
   sample_every: int = 2_000  # steps; 0 is off
   # Steps between two that are taken twice, to notice a chip that computes
-  # wrong; 0 is off. The time it costs is 1 / replay_every.
+  # wrong; 0 is off. The time it costs is 1 / replay_every, and a few hundredths
+  # of that to copy and compare.
   replay_every: int = 0
   export_dtype: str = 'float32'  # of the weights in the exported model
 
