@@ -54,6 +54,12 @@ VERBS = {
     cli.Flag('guidance_high', 'LEVEL', 'and up to it', flags.DEFINE_float),
     cli.Flag('sampler', 'NAME', 'euler, heun, unipc or ancestral'),
     cli.count('micro_batch', 'videos sampled at once'),
+    cli.Flag(
+      'cache',
+      'CHANGE',
+      'let pass before the network is called again; 0: off',
+      flags.DEFINE_float,
+    ),
     cli.Flag('out', 'PATH', 'a file, or a directory', default='samples'),
     cli.choice('format', ('mp4', 'gif', 'webp', 'png', 'jpg'), 'of the files'),
     cli.switch('label_prompt', 'the label also says the prompt'),
@@ -87,12 +93,13 @@ VERBS = {
   ),
   'bench': cli.Verb(
     'sora_jax.bench',
-    'See whether the same bits come out, whatever should not matter.',
+    'See whether the same bits come out, and what a cache saves.',
     MODEL,
-    cli.choice('what', ('determinism',), 'to measure'),
+    cli.choice('what', ('determinism', 'cache'), 'to measure'),
     cli.Flag('compare', 'A,B', 'or two folders that `sample` wrote'),
-    cli.count('steps', 'solver steps', default=4),
+    cli.count('steps', 'solver steps (4; of a cache, as the model says)'),
     cli.count('repeats', 'of one request', default=20),
+    cli.switch('store', 'the curve of the cache in the model'),
   ),
 }
 

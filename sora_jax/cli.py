@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from absl import app, flags, logging
 
-from sora_jax import batch, experiment
+from sora_jax import batch, experiment, gpu
 
 
 class Flag(NamedTuple):
@@ -225,6 +225,7 @@ def _program(argv: list[str]) -> str:
 
 def _execute(call: Call) -> int:
   try:
+    gpu.make_deterministic()
     verb = importlib.import_module(call.module)
     return verb.main(call.config, call.flags) or 0
   except (ValueError, OSError, FloatingPointError) as error:

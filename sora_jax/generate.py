@@ -21,6 +21,7 @@ from sora_jax import (
   paint,
   samplers,
   sharding,
+  stepcache,
   tokens,
 )
 from sora_jax.data import transforms
@@ -91,6 +92,7 @@ def check(config: config_lib.Config, settings: Settings) -> None:
     )
   if not np.isfinite(settings.guidance):
     raise ValueError(f'guidance={settings.guidance} must be a finite number')
+  stepcache.check(settings.cache, config.sample.cache_curve)
   for name in ('steps', 'micro_batch'):
     if getattr(settings, name) < 1:
       raise ValueError(f'{name}={getattr(settings, name)} must be 1 or more')
@@ -196,23 +198,14 @@ def make_generator(
   check(config, settings)
   layout = layout or blank(config, settings.size)
   size = layout.start.shape
-  plan = canvas_lib.to_tokens(layout, config.model.patch)
-  with sharding.use(mesh):  # not that of a run, which may span hosts
-    alpha = float(flow.shift_alpha(len(plan.start), config.denoising.level))
-    levels = samplers.levels_schedule(
-      settings.steps, alpha, float(plan.start.max())
-    )
-    shared = jax.device_put(
-      paint.Shared(networks.params, plan, levels),
-      sharding.replicated(mesh),
-    )
+  shared = place(networks, settings, mesh, layout)
   wrap = size[0] if layout.loop else 0
   run = paint.make_sampler(config, settings, mesh, wrap)
   decode = make_decoder(config.autoencoder, mesh)
   count = mesh.shape['data'] * mesh.shape['fsdp'] * settings.micro_batch
 
   def generate(requests: list[Request]) -> Iterator[Made]:
-    rows = _rows(requests, layout, config)
+    rows = to_rows(requests, layout, config)
     for i in range(0, len(requests), count):
       # The last clip is repeated to fill the one shape that is compiled.
       fill = np.minimum(np.arange(i, i + count), len(requests) - 1)
@@ -225,6 +218,32 @@ def make_generator(
         yield Made(request, z[j], frames[j])
 
   return generate
+
+
+def place(
+  networks: Networks,
+  settings: Settings,
+  mesh: Mesh,
+  layout: canvas_lib.Canvas,
+) -> paint.Shared:
+  """Weights, plan and schedule of clips of one layout, on all devices."""
+  config = networks.config
+  plan = canvas_lib.to_tokens(layout, config.model.patch)
+  with sharding.use(mesh):  # not that of a run, which may span hosts
+    alpha = float(flow.shift_alpha(len(plan.start), config.denoising.level))
+    levels = samplers.levels_schedule(
+      settings.steps, alpha, float(plan.start.max())
+    )
+    calls = None
+    if settings.cache:
+      visits = samplers.SAMPLERS[settings.sampler].visits(levels)[:-1]
+      calls = stepcache.calls(
+        visits, alpha, config.sample.cache_curve, settings.cache
+      )
+    return jax.device_put(
+      paint.Shared(networks.params, plan, levels, calls),
+      sharding.replicated(mesh),
+    )
 
 
 def blank(config: config_lib.Config, size: batch.Size) -> canvas_lib.Canvas:
@@ -244,7 +263,7 @@ def _decode(
   return frames[:, (1 + frames.shape[1]) // 2 :] if loop else frames
 
 
-def _rows(
+def to_rows(
   requests: list[Request],
   layout: canvas_lib.Canvas,
   config: config_lib.Config,

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import types
 from typing import Any
 
@@ -110,6 +111,8 @@ def card(
 ) -> dict[str, Any]:
   """What the bits of a clip depend on, besides its prompt and seed."""
   fields = settings._asdict() | {'size': str(settings.size)}
+  if jax.default_backend() == 'gpu':
+    fields['xla_flags'] = os.environ.get('XLA_FLAGS', '')
   return fields | {
     'fps': networks.config.sample.fps,
     'weights_sha256': networks_lib.digest(networks.params),

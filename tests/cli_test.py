@@ -272,17 +272,25 @@ if __name__ == '__main__':
 """
 
 
-def run_verb(tmp_path, body, *args):
+def run_verb(tmp_path, body, *args, **environment):
   """Runs a program with one verb, `work`, that does what `body` says."""
   file = tmp_path / 'program.py'
   file.write_text(VERB.format(body=textwrap.dedent(body)))
   return subprocess.run(
     [sys.executable, file, 'work', *args],
-    env={'PYTHONPATH': f'{ROOT}:{tmp_path}'},
+    env={'PYTHONPATH': f'{ROOT}:{tmp_path}'} | environment,
     capture_output=True,
     text=True,
     timeout=60,
   )
+
+
+def test_a_verb_runs_deterministically_on_a_gpu_and_as_told_elsewhere(tmp_path):
+  body = "import os; print(os.environ.get('XLA_FLAGS'))"
+  told = '--xla_gpu_deterministic_ops=true'
+  for platform, expected in (('cpu', 'None'), ('cuda', told)):
+    done = run_verb(tmp_path, body, JAX_PLATFORMS=platform)
+    assert done.stdout == f'{expected}\n'
 
 
 def test_a_verb_returns_the_exit_status(tmp_path):

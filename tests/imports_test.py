@@ -12,13 +12,15 @@ PACKAGE = ROOT / 'sora_jax'
 # A module imports from its own level or a lower one. A folder stands for all
 # modules in it; models and data are on one level but apart from each other.
 LEVELS = (
-  'batch rng flow samplers guidance tokens canvas sharding watermark'.split(),
+  'batch rng flow samplers stepcache guidance'.split()
+  + 'tokens canvas sharding watermark'.split(),
   'models weights data'.split(),
   'objectives optimizer state checksums checkpoint replay'.split()
   + 'writers metrics certificate seal provenance'.split(),
-  'experiment config corpus networks'.split(),
+  'gpu experiment config corpus networks'.split(),
   'paint generate tasks prompting'.split()
-  + 'prepare label sample problems train evaluate bench demo verify'.split(),
+  + 'prepare label sample problems train evaluate'.split()
+  + 'calibrate bench demo verify'.split(),
   ['cli'],
 )
 APART = {'models': {'data'}, 'weights': {'data'}, 'data': {'models', 'weights'}}

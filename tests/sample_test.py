@@ -7,12 +7,13 @@ import subprocess
 import sys
 import types
 
+import jax
 import numpy as np
 import pytest
 import tiny
 from etils import epath
 
-from sora_jax import generate, sample, verify
+from sora_jax import generate, networks, sample, verify
 from sora_jax.data import video
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -111,6 +112,15 @@ def test_a_second_call_makes_what_is_missing_or_changed_only(
     made = {row['latent_sha256'] for row in others[2:]}
     assert len(made) == 2 and not made & known
     known |= made
+
+
+def test_a_card_has_the_flags_of_xla_on_a_gpu_alone(model, monkeypatch):
+  found = networks.read(model)
+  settings = generate.settings_of(found.config.sample)
+  monkeypatch.setenv('XLA_FLAGS', '--xla_test=1')
+  assert 'xla_flags' not in sample.card(found, settings)
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  assert sample.card(found, settings)['xla_flags'] == '--xla_test=1'
 
 
 def test_prompts_of_a_file_follow_those_of_flags(call, tmp_path):
