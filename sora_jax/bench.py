@@ -1,8 +1,10 @@
-"""Are the bits the same? `launch.py bench`.
+"""Are the bits the same, and what does a cache save? `launch.py bench`.
 
 `--what=determinism` samples the same prompts in many ways and holds each latent
 against that of the clip made alone. `--compare=A,B` holds two folders that
-`sample` wrote against each other, by hash and by pixels.
+`sample` wrote against each other, by hash and by pixels; equal bytes are those
+before signing, as no two signatures are equal. `--what=cache` is in
+`calibrate`.
 """
 
 import json
@@ -19,11 +21,18 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float
 
-from sora_jax import generate, metrics, networks as networks_lib, sharding
+from sora_jax import (
+  calibrate,
+  generate,
+  metrics,
+  networks as networks_lib,
+  sharding,
+)
 from sora_jax.data import video
 
 PROMPT = 'a small red ball rolls right'
 CLIPS = 8
+STEPS = 4
 # As many as a mesh may have here, where there are none but those of a CPU.
 SIMULATED = 8
 
@@ -39,19 +48,25 @@ class Way(NamedTuple):
 
 
 def main(config: None, flags: types.SimpleNamespace) -> None:
-  """Prints a table, and fails if a promise of equal bits is not kept."""
+  """Measures what was asked for, and prints a table of it."""
   del config
   if bool(flags.what) == bool(flags.compare):
-    raise ValueError('give either --what=determinism or --compare=A,B')
+    raise ValueError('give either --what=NAME or --compare=A,B')
   if flags.compare:
     return compare(*_two(flags.compare))
+  measures = {'determinism': determinism, 'cache': calibrate.main}
+  measures[flags.what](flags)
+
+
+def determinism(flags: types.SimpleNamespace) -> None:
+  """Prints a table, and fails if a promise of equal bits is not kept."""
   if 'JAX_NUM_CPU_DEVICES' not in os.environ:
     jax.config.update('jax_num_cpu_devices', SIMULATED)
   networks = networks_lib.read(flags.model or networks_lib.SHIPPED)
   settings = generate.settings_of(networks.config.sample)
-  settings = settings._replace(steps=flags.steps)
+  settings = settings._replace(steps=flags.steps or STEPS)
   print(
-    f'latents of {CLIPS} clips of {settings.size}, {flags.steps} steps of '
+    f'latents of {CLIPS} clips of {settings.size}, {settings.steps} steps of '
     f'{settings.sampler}, micro-batches of {settings.micro_batch}, on '
     f'{len(jax.devices())} devices ({jax.devices()[0].device_kind})'
   )

@@ -2,7 +2,8 @@
 
 A verb is a module with `main(config, flags)`. `config` is the dataclass tree
 that its experiment returned, with every `--config.FIELD=VALUE` applied, or
-None for a verb without one; `flags` has the verb's own flags as attributes.
+None for a verb without one; `flags` has the verb's own flags as attributes,
+and as `files` the names beside them, of a verb that takes some.
 A mistake of the user's (ValueError or OSError, from here or from the verb), or
 a run whose numbers are no longer finite (FloatingPointError), ends with one
 line on stderr and exit status 2; --traceback shows where.
@@ -23,7 +24,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from absl import app, flags, logging
 
-from sora_jax import batch, experiment
+from sora_jax import batch, experiment, gpu
 
 
 class Flag(NamedTuple):
@@ -44,9 +45,12 @@ class Flag(NamedTuple):
 class Verb:
   """A module to run, what it is for, and the flags that it takes."""
 
-  def __init__(self, module: str, summary: str, *takes: Flag):
+  def __init__(
+    self, module: str, summary: str, *takes: Flag, files: bool = False
+  ):
     self.module = module
     self.summary = summary
+    self.files = files  # whether it takes names of files beside flags
     self.flags = {flag.name: flag for flag in (*takes, TRACEBACK)}
 
 
@@ -123,13 +127,15 @@ def parse(
     rest = flag_values([argv[0], *argv[2:]], known_only=True)[1:]
   except flags.Error as error:
     raise ValueError(_explain(error, flag_values)) from error
-  _check_names(rest, name, verbs)
+  files = [word for word in rest if verb.files and not word.startswith('-')]
+  _check_names([word for word in rest if word not in files], name, verbs)
   values = {key: flag_values[key].value for key in verb.flags}
   _check_required(verb, values)
   show_traceback = bool(values.pop('traceback'))
   spec = values.pop('config', None)
   config = experiment.load(spec, rest) if spec else None
-  call_flags = types.SimpleNamespace(**values)
+  given_files = {'files': files} if verb.files else {}
+  call_flags = types.SimpleNamespace(**values, **given_files)
   return Call(_program(argv), verb.module, config, call_flags, show_traceback)
 
 
@@ -219,6 +225,7 @@ def _program(argv: list[str]) -> str:
 
 def _execute(call: Call) -> int:
   try:
+    gpu.make_deterministic()
     verb = importlib.import_module(call.module)
     return verb.main(call.config, call.flags) or 0
   except (ValueError, OSError, FloatingPointError) as error:
@@ -262,8 +269,9 @@ def help_verb(name: str, verb: Verb, spec: str = '') -> str:
     rows.append((flag.usage, flag.help + default + required))
     if flag.name == 'config':
       rows.append(('--config.FIELD=VALUE', 'sets a field of the experiment'))
+  names = 'FILE ... ' if verb.files else ''
   text = f"""\
-usage: python launch.py {name} [--FLAG=VALUE ...]
+usage: python launch.py {name} {names}[--FLAG=VALUE ...]
 
 {verb.summary}
 

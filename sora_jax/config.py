@@ -36,7 +36,8 @@ class RunConfig:
   keep: int = 3  # checkpoints
   sample_every: int = 2_000  # steps; 0 is off
   # Steps between two that are taken twice, to notice a chip that computes
-  # wrong; 0 is off. The time it costs is 1 / replay_every.
+  # wrong; 0 is off. The time it costs is 1 / replay_every, and a few hundredths
+  # of that to copy and compare.
   replay_every: int = 0
   export_dtype: str = 'float32'  # of the weights in the exported model
 
@@ -56,6 +57,11 @@ class SampleConfig:
   guidance_low: float = 0.0  # levels above this are guided
   guidance_high: float = 1.0  # up to this one
   micro_batch: int = 4  # clips that run together; bits depend on it
+  # By how much a prediction may change, as a share of it, before the network
+  # is called again; 0 calls it always. And by how much it does from step to
+  # step, as `bench --what=cache` measures. See `stepcache`.
+  cache: float = 0.0
+  cache_curve: tuple[float, ...] = ()
   text_slots: int = 96  # token ids that a prompt is padded to
   prompts: tuple[str, ...] = ()  # sampled while training
 

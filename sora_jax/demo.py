@@ -14,6 +14,7 @@ from sora_jax import (
   evaluate,
   experiment,
   generate,
+  label as label_lib,
   networks as networks_lib,
   sample,
   sharding,
@@ -42,6 +43,7 @@ def main(config: None, flags: types.SimpleNamespace) -> None:
   """Writes and scores; prints the name of every file."""
   del config
   start = time.monotonic()
+  label = label_lib.of(flags)
   # The smallest of the experiments' batches has 4 rows.
   sharding.use_cores(4 if flags.retrain else 0)
   out = epath.Path(flags.out)
@@ -56,14 +58,17 @@ def main(config: None, flags: types.SimpleNamespace) -> None:
   mesh = generate.mesh_for(len(requests) + flags.cases, settings)
   make = generate.make_generator(networks, settings, mesh)
   made = list(make(requests))
+  run_card = sample.card(networks, settings) | {'model': model.name}
+  fps = networks.config.sample.fps
   for i, clip in enumerate(made):
     path = out / f'{sample.name_of(i, clip.request)}.mp4'
-    video.write_video(path, clip.video, networks.config.sample.fps)
+    facts = sample.facts_of(clip.request, label) | run_card
+    label_lib.write(path, clip.video, fps, label, facts)
     print(f'{path}  latent {clip.digest[:16]}  {clip.request.prompt}')
   sheet = video.contact_sheet(
     [clip.video for clip in made], labels=[r.prompt for r in requests]
   )
-  video.write_video(out / 'sheet.png', sheet[None], 1.0)
+  label_lib.write(out / 'sheet.png', sheet[None], 1.0, label, run_card)
   print(f'{out / "sheet.png"}  eight frames of each')
   print(f'scoring {flags.cases} prompts that the training never saw')
   scores = evaluate.on_world(

@@ -21,6 +21,7 @@ from sora_jax import (
   paint,
   samplers,
   sharding,
+  stepcache,
   tokens,
   windows,
 )
@@ -99,6 +100,7 @@ def check(config: config_lib.Config, settings: Settings) -> None:
     )
   if not np.isfinite(settings.guidance):
     raise ValueError(f'guidance={settings.guidance} must be a finite number')
+  stepcache.check(settings.cache, config.sample.cache_curve)
   for name in ('steps', 'micro_batch'):
     if getattr(settings, name) < 1:
       raise ValueError(f'{name}={getattr(settings, name)} must be 1 or more')
@@ -245,7 +247,7 @@ def make_stream(
     filled = [requests[min(i, len(requests) - 1)] for i in fill]
     empty = blank(config, settings.size)
     canvases = [empty if r.canvas is None else r.canvas for r in filled]
-    rows, loop = _rows(filled, canvases, config), canvases[0].loop
+    rows, loop = to_rows(filled, canvases, config), canvases[0].loop
     frames = len(canvases[0].start)
     most = frames if loop else window_latents
     state, first, last = None, np.array(0), np.array(0)
@@ -280,19 +282,34 @@ def _window_painter(
     if not layout.start.any():
       return jnp.asarray(known)
     patch = config.model.patch
-    plan = canvas_lib.to_tokens(layout, patch)
     rows = rows._replace(known=tokens.patchify(known, patch))
-    alpha = float(flow.shift_alpha(len(plan.start), config.denoising.level))
-    levels = samplers.levels_schedule(
-      settings.steps, alpha, float(plan.start.max())
-    )
     run = sampler(len(layout.start) if layout.loop else 0)
     with sharding.use(mesh):
-      plan, levels = jax.device_put((plan, levels), sharding.replicated(mesh))
-      values = run(paint.Shared(params, plan, levels), rows)
+      shared = jax.device_put(
+        schedule(config, settings, layout), sharding.replicated(mesh)
+      )
+      values = run(shared._replace(params=params), rows)
       return tokens.unpatchify(values, layout.start.shape, patch)
 
   return paint_window
+
+
+def schedule(
+  config: config_lib.Config, settings: Settings, layout: canvas_lib.Canvas
+) -> paint.Shared:
+  """What clips of one layout have in common, but for the weights."""
+  plan = canvas_lib.to_tokens(layout, config.model.patch)
+  alpha = float(flow.shift_alpha(len(plan.start), config.denoising.level))
+  levels = samplers.levels_schedule(
+    settings.steps, alpha, float(plan.start.max())
+  )
+  calls = None
+  if settings.cache:
+    visits = samplers.SAMPLERS[settings.sampler].visits(levels)[:-1]
+    calls = stepcache.calls(
+      visits, alpha, config.sample.cache_curve, settings.cache
+    )
+  return paint.Shared(None, plan, levels, calls)
 
 
 def blank(config: config_lib.Config, size: batch.Size) -> canvas_lib.Canvas:
@@ -317,7 +334,7 @@ def _decode(
   return None, frames[:, (1 + frames.shape[1]) // 2 :]
 
 
-def _rows(
+def to_rows(
   requests: list[Request],
   canvases: list[canvas_lib.Canvas],
   config: config_lib.Config,

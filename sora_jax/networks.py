@@ -140,12 +140,16 @@ def write(path: epath.PathLike, networks: Networks, dtype: str) -> None:
     name: config_lib.to_dict(getattr(networks.config, KINDS[name][0]))
     for name in networks.params
   }
-  sampling = {
-    name: config_lib.to_dict(getattr(networks.config, name))
+  model = directory.Model(configs, networks.params, sampling(networks.config))
+  directory.write(path, model, dtype)
+
+
+def sampling(config: config_lib.Config) -> dict[str, Any]:
+  """What a model directory says of how to sample."""
+  return {
+    name: config_lib.to_dict(getattr(config, name))
     for name in ('denoising', 'sample')
   }
-  model = directory.Model(configs, networks.params, sampling)
-  directory.write(path, model, dtype)
 
 
 def read_frozen(config: config_lib.Config) -> dict[str, Params]:
@@ -198,6 +202,7 @@ def config_digest(networks: Networks) -> str:
   """SHA-256 over what, besides its weights, a model computes by."""
   names = ['denoising', *(KINDS[name][0] for name in sorted(networks.params))]
   fields = {n: config_lib.to_dict(getattr(networks.config, n)) for n in names}
+  fields['cache_curve'] = networks.config.sample.cache_curve
   return hashlib.sha256(json.dumps(fields).encode()).hexdigest()
 
 

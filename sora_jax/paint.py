@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec as P
-from jaxtyping import Array, Float, Int, UInt
+from jaxtyping import Array, Bool, Float, Int, UInt
 
 from sora_jax import (
   batch,
@@ -26,6 +26,7 @@ from sora_jax import (
   rng,
   samplers,
   sharding,
+  stepcache,
 )
 
 Params = Any
@@ -44,6 +45,7 @@ class Settings(NamedTuple):
   micro_batch: int
   window: int
   overlap: int
+  cache: float
 
 
 class Shared(NamedTuple):
@@ -52,6 +54,7 @@ class Shared(NamedTuple):
   params: Params
   plan: canvas_lib.CanvasTokens
   levels: Float[Array, ' E']
+  calls: Bool[Array, ' V'] | None = None  # of the network; None: every one
 
 
 class Rows(NamedTuple):
@@ -78,19 +81,49 @@ def make_sampler(
     mesh: Where.
     wrap: Latent frames after which time begins anew; 0 for never.
   """
-  sampler = samplers.SAMPLERS[settings.sampler]
 
   def micro_batch(shared, rows):
-    noise = functools.partial(_noise, shared.plan, rows.seed)
-    start = jnp.broadcast_to(shared.plan.start, rows.known.shape[:2])
-    x = flow.interpolate(rows.known, noise('noise'), start)
-    velocity_fn = _velocity(config, settings, shared, rows, wrap)
-    draw = lambda step: noise('sampler', step)
-    return samplers.integrate(
-      velocity_fn, x, start, shared.levels, sampler, draw
-    )
+    return _walk(config, settings, shared, rows, wrap).x
 
   return on_each_device(micro_batch, mesh)
+
+
+def make_meter(
+  config: config_lib.Config, settings: Settings, mesh: Mesh
+) -> Callable[[Shared, Rows], Float[Array, 'R V-1']]:
+  """Compiles what makes clips to tell how their predictions change meanwhile.
+
+  R counts the rows that the network sees, those without the prompt too, and V
+  the visits; see `stepcache.changes`.
+  """
+
+  def micro_batch(shared, rows):
+    walk = _walk(config, settings, shared, rows)
+    return stepcache.changes(walk.predictions)
+
+  return on_each_device(micro_batch, mesh)
+
+
+def _walk(
+  config: config_lib.Config,
+  settings: Settings,
+  shared: Shared,
+  rows: Rows,
+  wrap: int = 0,
+) -> samplers.Walk:
+  """A micro-batch from its noise to its latents."""
+  noise = functools.partial(_noise, shared.plan, rows.seed)
+  start = jnp.broadcast_to(shared.plan.start, rows.known.shape[:2])
+  return samplers.integrate(
+    _predict(config, settings, shared, rows, wrap),
+    _velocity(settings, shared.levels),
+    flow.interpolate(rows.known, noise('noise'), start),
+    start,
+    shared.levels,
+    samplers.SAMPLERS[settings.sampler],
+    lambda step: noise('sampler', step),
+    shared.calls,
+  )
 
 
 def on_each_device(
@@ -130,22 +163,25 @@ def _noise(
   return jax.vmap(of_clip)(seeds)
 
 
-def _velocity(
+def _ways(settings: Settings) -> int:
+  """Rows of the network for a clip: with the prompt, and without if guided."""
+  return 1 if settings.guidance == 1.0 else 2
+
+
+def _predict(
   config: config_lib.Config,
   settings: Settings,
   shared: Shared,
   rows: Rows,
   wrap: int,
-) -> samplers.VelocityFn:
-  """Guided velocity of a micro-batch: rows with and without the prompt."""
-  guided = settings.guidance != 1.0
-  rule = guidance.RULES[settings.guidance_rule]
-  ways = 2 if guided else 1
+) -> samplers.PredictFn:
+  """The clean data that the network sees in each row of a micro-batch."""
+  ways = _ways(settings)
   plan, params, levels = shared.plan, shared.params, shared.levels
   pack = _pack(plan, rows, ways)
   text = objectives.text_features(config.text, params.get('text'), pack)
 
-  def velocity_fn(x, level):
+  def predict_fn(x, level):
     x_rows = jnp.repeat(x, ways, axis=0)
     level_rows = jnp.repeat(level, ways, axis=0)
     seen = pack
@@ -155,10 +191,28 @@ def _velocity(
         config.model, params['dit'], x_rows, level_rows[:, plan.first], seen,
         text,
     )  # fmt: skip
-    velocity = flow.to_velocity(
+    return flow.to_x0(
       prediction, x_rows, level_rows, config.denoising.prediction
     )
-    if not guided:
+
+  return predict_fn
+
+
+def _velocity(
+  settings: Settings, levels: Float[Array, ' E']
+) -> samplers.VelocityFn:
+  """Guided velocity of a micro-batch by its clean data."""
+  ways = _ways(settings)
+  rule = guidance.RULES[settings.guidance_rule]
+
+  def velocity_fn(clean, x, level):
+    velocity = flow.to_velocity(
+      clean,
+      jnp.repeat(x, ways, axis=0),
+      jnp.repeat(level, ways, axis=0),
+      flow.Prediction.X0,
+    )
+    if ways == 1:
       return velocity
     scale = guidance.within(
       settings.guidance, level, settings.guidance_low, settings.guidance_high

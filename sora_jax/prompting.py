@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Bool, UInt8
 
-from sora_jax import batch, canvas as canvas_lib, generate, tasks
+from sora_jax import batch, canvas as canvas_lib, generate, provenance, tasks
 from sora_jax.data import transforms, video
 
 # Of flags that a task may leave out.
@@ -191,6 +191,26 @@ def scene_of(
   values: dict[str, Any] = dict(image=[], video=[], mask='')
   values |= DEFAULTS | given
   return task.build(Asked(networks, size, max(lines), **values))
+
+
+def inputs_of(flags: types.SimpleNamespace) -> tuple[provenance.Input, ...]:
+  """The files that a scene is made of, as their labels go into its own.
+
+  A single video is what the clip was before; several, and images, are parts
+  of it; a mask only steers.
+  """
+  videos = list(getattr(flags, 'video', None) or ())
+  images = list(getattr(flags, 'image', None) or ())
+  mask = getattr(flags, 'mask', None) or ''
+  role = provenance.PARENT if len(videos) == 1 else provenance.COMPONENT
+  roles = [(name, role) for name in videos]
+  roles += [(name, provenance.COMPONENT) for name in images]
+  if mask and ',' not in mask:
+    roles.append((mask, provenance.INPUT))
+  return tuple(
+    provenance.Input(epath.Path(name).name, epath.Path(name).read_bytes(), role)
+    for name, role in roles
+  )
 
 
 def _check_given(name: str, task: Task, given: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import types
 from typing import Any
 
@@ -13,8 +14,10 @@ from sora_jax import (
   batch,
   config as config_lib,
   generate,
+  label as label_lib,
   networks as networks_lib,
   prompting,
+  provenance,
   sharding,
   tasks,
 )
@@ -28,8 +31,10 @@ def main(
 ) -> None:
   """`launch.py sample`: prompts to files, and a manifest of what was made."""
   del config
+  label = label_lib.of(flags)
   sharding.use_cores()
-  networks = networks_lib.read(flags.model or networks_lib.SHIPPED)
+  model = epath.Path(flags.model or networks_lib.SHIPPED)
+  networks = networks_lib.read(model)
   settings = override(generate.settings_of(networks.config.sample), flags)
   requests = read_requests(flags)
   prompts = [request.prompt for request in requests]
@@ -45,11 +50,13 @@ def main(
       for i, r in enumerate(requests)
     ]
   run_card = card(networks, settings) | {
+    'model': model.name,
     'size': str(scene.size),
     'task': flags.task,
     'scene_sha256': scene.digest,
   }
-  write_all(networks, settings, scene, requests, paths, run_card)
+  inputs = prompting.inputs_of(flags)
+  write_all(networks, settings, scene, requests, paths, run_card, label, inputs)
 
 
 def _check_one_file(out: epath.Path, count: int, format_: str | None) -> None:
@@ -105,6 +112,8 @@ def card(
 ) -> dict[str, Any]:
   """What the bits of a clip depend on, besides its prompt and seed."""
   fields = settings._asdict() | {'size': str(settings.size)}
+  if jax.default_backend() == 'gpu':
+    fields['xla_flags'] = os.environ.get('XLA_FLAGS', '')
   return fields | {
     'fps': networks.config.sample.fps,
     'weights_sha256': networks_lib.digest(networks.params),
@@ -121,21 +130,23 @@ def write_all(
   requests: list[generate.Request],
   paths: list[epath.Path],
   run_card: dict[str, Any],
+  label: label_lib.Label,
+  inputs: tuple[provenance.Input, ...],
 ) -> list[dict[str, Any]]:
   """Writes what is not there yet; returns the manifest's lines of all.
 
-  All requests have the canvas of the scene.
+  All requests have the canvas of the scene, which the inputs made.
 
   The manifest lies beside the files. A clip is left as it is where the
-  manifest has it with the same prompt, seed and card, and its file has the
-  bytes that the manifest says.
+  manifest has it with the same prompt, seed, card and label, and its file has
+  the bytes that the manifest says.
   """
   check_paths(paths, scene.size)
   manifest = paths[0].parent / 'manifest.jsonl'
   paths[0].parent.mkdir(parents=True, exist_ok=True)
   known = _read_manifest(manifest)
   wanted = [
-    {'file': p.name, 'prompt': r.prompt, 'seed': r.seed, **run_card}
+    {'file': p.name, 'prompt': r.prompt, 'seed': r.seed} | run_card | label.card
     for p, r in zip(paths, requests, strict=True)
   ]
   todo = [
@@ -147,15 +158,27 @@ def write_all(
     print(f'{len(paths) - len(todo)} of {len(paths)} are there already')
   made = generate.sample(networks, [requests[i] for i in todo], settings)
   for i, clip in zip(todo, made, strict=True):
-    whole = np.concatenate(list(scene.finish([clip.video])))
-    video.write_video(paths[i], whole, networks.config.sample.fps)
-    known[paths[i].name] = wanted[i] | {
-      'latent_sha256': clip.digest,
-      'video_sha256': _sha256(paths[i]),
-    }
+    digest = {'latent_sha256': clip.digest}
+    hashes = label_lib.write(
+      paths[i],
+      np.concatenate(list(scene.finish([clip.video]))),
+      networks.config.sample.fps,
+      label,
+      facts_of(clip.request, label) | run_card | digest,
+      inputs,
+    )
+    known[paths[i].name] = wanted[i] | digest | hashes
     _write_manifest(manifest, known)
     print(f'{paths[i]}  latent {clip.digest[:16]}  {clip.request.prompt}')
   return [known[path.name] for path in paths]
+
+
+def facts_of(
+  request: generate.Request, label: label_lib.Label
+) -> dict[str, Any]:
+  """What a label tells of a request; the prompt only where it shall."""
+  prompt = {'prompt': request.prompt} if label.prompt else {}
+  return {'seed': request.seed} | prompt
 
 
 def check_paths(paths: list[epath.Path], size: batch.Size) -> None:
@@ -165,10 +188,10 @@ def check_paths(paths: list[epath.Path], size: batch.Size) -> None:
     if suffix not in encoders.ENCODERS:
       known = ', '.join(encoders.ENCODERS)
       raise ValueError(f'{path}: cannot write type {suffix!r}; one of {known}')
-    if suffix == '.png' and size.frames > 1:
+    if suffix in encoders.STILLS and size.frames > 1:
       raise ValueError(
-        f'{path}: png holds 1 frame, not {size.frames}; write .mp4, .gif or '
-        f'.webp, or ask for --size={size.width}x{size.height}'
+        f'{path}: {suffix[1:]} holds 1 frame, not {size.frames}; write .mp4, '
+        f'.gif or .webp, or ask for --size={size.width}x{size.height}'
       )
 
 
@@ -177,7 +200,7 @@ def _is_made(
 ) -> bool:
   """Whether a file is the clip that is wanted, by its line of the manifest."""
   same = wanted.items() <= row.items()
-  return same and path.exists() and row['video_sha256'] == _sha256(path)
+  return same and path.exists() and row['file_sha256'] == _sha256(path)
 
 
 def _sha256(path: epath.Path) -> str:

@@ -2,8 +2,9 @@
 
 A sampler is a step rule, told the velocity at the point where it stands, and
 the list of levels at which it stands still to ask for one. The loop is one
-scan that calls the network in one place, whatever the rule. Rules know of no
-network, no prediction kind and no guidance; see `flow` for the conventions.
+scan that calls the network in one place, whatever the rule, and may be told
+to use its last answer again instead. Rules know of no network, no prediction
+kind and no guidance; see `flow` for the conventions.
 A rule is also given a function that draws noise for this step, which only
 those that are stochastic call.
 
@@ -18,14 +19,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from sora_jax import flow
 
+# The network, at tokens and the level of each; and what its answer means there.
+PredictFn = Callable[[Float[Array, '*S P'], Float[Array, '*S']], Any]
 VelocityFn = Callable[
-  [Float[Array, '*S P'], Float[Array, '*S']], Float[Array, '*S P']
+  [Any, Float[Array, '*S P'], Float[Array, '*S']], Float[Array, '*S P']
 ]
-
 
 DrawFn = Callable[[], Float[Array, '*S P']]
 
@@ -264,37 +266,62 @@ def levels_schedule(
   return levels.at[0].set(start)
 
 
+class Walk(NamedTuple):
+  """Where tokens came, and what the network said on the way."""
+
+  x: Float[Array, '*S P']
+  predictions: Any  # at every visit, along a new first axis
+
+
 def integrate(
+  predict_fn: PredictFn,
   velocity_fn: VelocityFn,
   x: Float[Array, '*S P'],
   start: Float[Array, '*S'],
   levels: Float[Array, ' E'],
   sampler: Sampler,
   noise_fn: Callable[[Int[Array, '']], Float[Array, '*S P']] | None = None,
-) -> Float[Array, '*S P']:
+  calls: Bool[Array, ' V'] | None = None,
+) -> Walk:
   """Walks tokens down to level 0, in one scan with one call of the network.
 
   Args:
-    velocity_fn: (x, level of each token) -> velocity.
+    predict_fn: (x, level of each token) -> prediction; the network.
+    velocity_fn: (prediction, x, level of each token) -> velocity.
     x: Tokens noised to their starting levels.
     start: Starting level of each token; the level at any moment is the smaller
       of this and the schedule's.
     levels: The schedule, falling to 0, as from `levels_schedule`.
     sampler: An entry of `SAMPLERS`.
     noise_fn: Number of a step -> its noise, for samplers that are stochastic.
+    calls: Whether each visit calls the network, the first of all, or takes the
+      last prediction for its own. By default every one calls it.
   """
 
   def visit(carry, this):
-    x, state = carry
-    index, *pair = this
+    x, state, last = carry
+    index, call, *pair = this
     level, next_level = (jnp.minimum(start, scheduled) for scheduled in pair)
-    velocity = velocity_fn(x, level)
+    if calls is None:
+      prediction, last = predict_fn(x, level), None
+    else:
+      again = lambda *unused: last
+      prediction = last = jax.lax.cond(call, predict_fn, again, x, level)
+    velocity = velocity_fn(prediction, x, level)
     draw = functools.partial(noise_fn, index) if noise_fn else None
-    return sampler.step(x, velocity, level, next_level, state, draw), None
+    x, state = sampler.step(x, velocity, level, next_level, state, draw)
+    return (x, state, last), prediction
 
   if sampler.stochastic and noise_fn is None:
     raise ValueError('sampling: a stochastic sampler needs a noise_fn')
   visits = sampler.visits(levels)
-  steps = (jnp.arange(len(visits) - 1), visits[:-1], visits[1:])
-  (x, _), _ = jax.lax.scan(visit, (x, sampler.start(x)), steps)
-  return x
+  last = None if calls is None else _nothing_yet(predict_fn, x, start)
+  steps = (jnp.arange(len(visits) - 1), calls, visits[:-1], visits[1:])
+  (x, *_), seen = jax.lax.scan(visit, (x, sampler.start(x), last), steps)
+  return Walk(x, seen)
+
+
+def _nothing_yet(predict_fn: PredictFn, *where: Float[Array, '...']) -> Any:
+  """Zeros of the shape of a prediction."""
+  shape = jax.eval_shape(predict_fn, *where)
+  return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape)

@@ -94,6 +94,15 @@ def test_a_verb_gets_its_flags_as_values():
   assert not parse('demo').flags.retrain
 
 
+def test_a_verb_may_take_names_of_files():
+  flags = parse('verify a.mp4 --trust root.pem b.mp4').flags
+  assert (flags.files, flags.trust) == (['a.mp4', 'b.mp4'], 'root.pem')
+  assert parse('verify').flags.files == []
+  assert 'verify FILE ... [--FLAG' in cli.help_verb(
+    'verify', launch.VERBS['verify']
+  )
+
+
 def test_an_experiment_is_loaded_with_its_argument(path):
   assert train(path).config.model.depth == 12
   call = train(f'{path}:shallow')
@@ -146,7 +155,7 @@ def test_overrides_may_come_before_the_experiment(path):
     ('sample --steps=many', '--steps=many is not a positive integer'),
     ('sample --steps=0', '--steps=0 is not a positive integer'),
     ('sample --guidance=hi', '--guidance=hi is not a number'),
-    ('sample --format=avi', 'avi is not one of mp4, gif, webp, png'),
+    ('sample --format=avi', 'avi is not one of mp4, gif, webp, png, jpg'),
     ('sample --size=64x64x32', 'nearest that are: 29 and 33'),
   ],
 )
@@ -263,17 +272,25 @@ if __name__ == '__main__':
 """
 
 
-def run_verb(tmp_path, body, *args):
+def run_verb(tmp_path, body, *args, **environment):
   """Runs a program with one verb, `work`, that does what `body` says."""
   file = tmp_path / 'program.py'
   file.write_text(VERB.format(body=textwrap.dedent(body)))
   return subprocess.run(
     [sys.executable, file, 'work', *args],
-    env={'PYTHONPATH': f'{ROOT}:{tmp_path}'},
+    env={'PYTHONPATH': f'{ROOT}:{tmp_path}'} | environment,
     capture_output=True,
     text=True,
     timeout=60,
   )
+
+
+def test_a_verb_runs_deterministically_on_a_gpu_and_as_told_elsewhere(tmp_path):
+  body = "import os; print(os.environ.get('XLA_FLAGS'))"
+  told = '--xla_gpu_deterministic_ops=true'
+  for platform, expected in (('cpu', 'None'), ('cuda', told)):
+    done = run_verb(tmp_path, body, JAX_PLATFORMS=platform)
+    assert done.stdout == f'{expected}\n'
 
 
 def test_a_verb_returns_the_exit_status(tmp_path):
@@ -317,6 +334,6 @@ def test_every_verb_has_a_main(verb):
   assert list(inspect.signature(module.main).parameters) == ['config', 'flags']
 
 
-def test_the_command_line_does_not_import_jax():
-  code = 'import sys, launch; sys.exit("jax" in sys.modules)'
+def test_the_command_line_imports_neither_jax_nor_c2pa():
+  code = 'import sys, launch; sys.exit(bool({"jax", "c2pa"} & {*sys.modules}))'
   assert subprocess.run([sys.executable, '-c', code], cwd=ROOT).returncode == 0

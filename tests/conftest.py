@@ -30,6 +30,14 @@ def cached_compilation(tmp_path_factory):
   compilation_cache.reset_cache()
 
 
+@pytest.fixture(autouse=True, scope='session')
+def signer_home(tmp_path_factory):
+  """Local certificates are made here, not in the home of who runs tests."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv('XDG_CONFIG_HOME', str(tmp_path_factory.mktemp('config')))
+    yield
+
+
 @pytest.fixture
 def one_device(monkeypatch):
   """Lets runs see one of the simulated devices, and XLA has less to do."""

@@ -5,7 +5,7 @@ import types
 import pytest
 from etils import epath
 
-from sora_jax import demo, networks
+from sora_jax import demo, networks, verify
 from sora_jax.data import video
 
 
@@ -31,6 +31,8 @@ def test_the_demo_names_every_file_that_it_makes(
   made = sorted((tmp_path / 'out').iterdir())
   assert [path.suffix for path in made] == ['.mp4', '.mp4', '.txt', '.png']
   assert all(str(path) in printed for path in made)
+  for path in (*made[:2], made[3]):
+    assert verify.verify(path).verdict == 'valid'
   for path in made[:2]:
     info = video.read_info(path)
     assert info == (64, 64, 33, 10.0)

@@ -1,5 +1,7 @@
 """Sampling: equal bits whatever is asked beside, and what is refused."""
 
+import copy
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,6 +34,7 @@ SETTINGS = generate.Settings(
   micro_batch=2,
   window=33,
   overlap=2,
+  cache=0.0,
 )
 REQUESTS = [
   generate.Request(f'a ball of kind {i}', 100 + i % 5) for i in range(8)
@@ -91,6 +94,49 @@ def test_a_stochastic_sampler_has_noise_of_the_clip_alone(networks, alone):
   together = list(make(REQUESTS[:3]))
   assert_same(make([REQUESTS[2]]), together[2:])
   assert together[0].digest != alone[0].digest
+
+
+@pytest.fixture
+def curved(networks):
+  """The same networks with a curve: at four steps, two calls at 0.2."""
+  networks = networks._replace(config=copy.deepcopy(networks.config))
+  networks.config.sample.cache_curve = (0.1, 0.15, 0.1)
+  return networks
+
+
+def test_a_cache_does_not_look_at_the_clips_beside(curved):
+  settings = SETTINGS._replace(steps=4, cache=0.2)
+  make = generate.make_generator(curved, settings, mesh_of(1))
+  alone = [next(make([request])) for request in REQUESTS]
+  assert_same(make(REQUESTS[:3]), alone[:3])
+  assert_same(make(REQUESTS), alone)
+  make = generate.make_generator(curved, settings, mesh_of(2, data=2))
+  assert_same(make(REQUESTS), alone)
+
+
+def test_a_cache_that_lets_nothing_pass_changes_nothing(curved):
+  latents = []
+  for tolerance in (0.0, 1e-6, 0.2):
+    settings = SETTINGS._replace(steps=4, cache=tolerance)
+    make = generate.make_generator(curved, settings, mesh_of(1))
+    latents.append(next(make(REQUESTS[:1])).latent)
+  none, tiny, some = latents
+  np.testing.assert_allclose(tiny, none, atol=1e-5)
+  assert np.abs(some - none).max() > 1e-3
+
+
+def test_a_cache_leaves_what_is_known_and_guides_what_it_keeps(curved):
+  """With one call for two steps, the second is guided in its own way."""
+  first = np.full((1, 4, 4, 4), 0.5, np.float32)
+  painted = canvas.keyframes({0: first}, 2)
+  made = {}
+  for low in (0.0, 0.6):
+    settings = SETTINGS._replace(cache=9.0, guidance_low=low)
+    make = generate.make_generator(curved, settings, mesh_of(1), painted)
+    (clip,) = make([generate.Request('a', 7, painted)])
+    made[low] = clip.latent
+    np.testing.assert_array_equal(clip.latent[:1], first)
+  assert np.abs(made[0.0] - made[0.6]).max() > 1e-3
 
 
 def test_guidance_outside_its_levels_is_none(networks):
@@ -297,6 +343,7 @@ def test_a_latent_has_the_size_that_its_tokens_fill(networks):
     ({'sampler': 'huen'}, "'huen' is unknown; choose from euler, heun"),
     ({'steps': 0}, 'steps=0 must be 1 or more'),
     ({'micro_batch': 0}, 'micro_batch=0 must be 1'),
+    ({'cache': 0.1}, 'cache=0.1: the model has no cache_curve'),
   ],
 )
 def test_what_cannot_be_sampled_is_refused_before_it_compiles(

@@ -12,13 +12,15 @@ PACKAGE = ROOT / 'sora_jax'
 # A module imports from its own level or a lower one. A folder stands for all
 # modules in it; models and data are on one level but apart from each other.
 LEVELS = (
-  'batch rng flow samplers guidance tokens canvas sharding'.split(),
+  'batch rng flow samplers stepcache guidance'.split()
+  + 'tokens canvas sharding watermark'.split(),
   'models weights data'.split(),
   'objectives optimizer state checksums checkpoint replay'.split()
-  + 'writers metrics'.split(),
-  'experiment config corpus networks'.split(),
+  + 'writers metrics certificate seal provenance'.split(),
+  'gpu experiment config corpus networks'.split(),
   'paint windows generate reconstruct tasks prompting figures suite'.split()
-  + 'prepare sample problems train evaluate bench demo'.split(),
+  + 'prepare label sample problems train evaluate'.split()
+  + 'calibrate bench demo verify'.split(),
   ['cli'],
 )
 APART = {'models': {'data'}, 'weights': {'data'}, 'data': {'models', 'weights'}}

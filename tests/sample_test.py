@@ -7,12 +7,13 @@ import subprocess
 import sys
 import types
 
+import jax
 import numpy as np
 import pytest
 import tiny
 from etils import epath
 
-from sora_jax import generate, sample
+from sora_jax import generate, networks, sample, verify
 from sora_jax.data import video
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -42,6 +43,10 @@ def call(model, tmp_path, one_device):
     return [json.loads(line) for line in lines]
 
   return call
+
+
+def before_signing(row):
+  return {name: row[name] for name in row if name != 'file_sha256'}
 
 
 @pytest.fixture
@@ -87,12 +92,15 @@ def test_a_second_call_makes_what_is_missing_or_changed_only(
   assert count_made == [2, 0]
   first, second = (tmp_path / 'out' / row['file'] for row in rows)
   first.unlink()
-  assert call() == rows
+  # What is made again has a signature of its own.
+  assert [before_signing(row) for row in call()] == [
+    before_signing(row) for row in rows
+  ]
   assert count_made[-1] == 1 and first.exists()
   data = bytearray(second.read_bytes())
   data[-1] ^= 1
   second.write_bytes(data)
-  assert call() == rows
+  rows = call()
   assert count_made[-1] == 1
   assert second.read_bytes() != bytes(data)
   known = {row['latent_sha256'] for row in rows}
@@ -104,6 +112,15 @@ def test_a_second_call_makes_what_is_missing_or_changed_only(
     made = {row['latent_sha256'] for row in others[2:]}
     assert len(made) == 2 and not made & known
     known |= made
+
+
+def test_a_card_has_the_flags_of_xla_on_a_gpu_alone(model, monkeypatch):
+  found = networks.read(model)
+  settings = generate.settings_of(found.config.sample)
+  monkeypatch.setenv('XLA_FLAGS', '--xla_test=1')
+  assert 'xla_flags' not in sample.card(found, settings)
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  assert sample.card(found, settings)['xla_flags'] == '--xla_test=1'
 
 
 def test_prompts_of_a_file_follow_those_of_flags(call, tmp_path):
@@ -124,25 +141,61 @@ def test_a_format_is_chosen_by_flag(call, tmp_path, suffix):
   assert video.read_info(tmp_path / 'out' / rows[0]['file']).frames == 5
 
 
-def test_a_picture_is_one_frame_in_a_file_of_its_own_name(call, tmp_path):
-  out = tmp_path / 'still.png'
+@pytest.mark.parametrize('name', ['still.png', 'still.jpg'])
+def test_a_picture_is_one_frame_in_a_file_of_its_own_name(call, tmp_path, name):
+  out = tmp_path / name
   size = generate.batch.parse_size('32x16')
   (row,) = call(prompt=['one'], out=str(out), size=size)
-  assert row['file'] == 'still.png'
+  assert row['file'] == name
   assert video.read_frames(out, 0, 1).shape == (1, 16, 32, 3)
+
+
+def test_files_are_labelled_with_what_made_them(call, tmp_path):
+  row, _ = call(visible_label=True)
+  report = verify.verify(tmp_path / 'out' / row['file'])
+  assert report.verdict == 'valid'
+  said = ('model', 'weights_sha256', 'seed', 'size', 'steps', 'latent_sha256')
+  assert {name: report.facts[name] for name in said} == {
+    name: row[name] for name in said
+  }
+  assert 'prompt' not in report.facts
+  assert (
+    PROMPTS[0].encode() not in (tmp_path / 'out' / row['file']).read_bytes()
+  )
+  # Another label makes the file again; none makes no label.
+  row, _ = call(label_prompt=True)
+  report = verify.verify(tmp_path / 'out' / row['file'])
+  assert report.facts['prompt'] == PROMPTS[0]
+  row, _ = call(unlabelled=True)
+  assert row['signed_by'] == '' and row['file_sha256'] == row['video_sha256']
+  report = verify.verify(tmp_path / 'out' / row['file'])
+  assert report.verdict == 'unlabelled'
+
+
+def test_a_video_that_goes_on_names_the_one_before(call, tmp_path):
+  before, _ = call()
+  path = tmp_path / 'out' / before['file']
+  given = dict(task='extend', video=[str(path)], keep=1, frames=4)
+  row, *_ = call(out=str(tmp_path / 'more'), prompt=['on'], **given)
+  report = verify.verify(tmp_path / 'more' / row['file'])
+  assert report.verdict == 'valid'
+  assert report.source_type == 'compositeWithTrainedAlgorithmicMedia'
+  ((name, role, label, generator),) = report.inputs
+  assert (name, role, label) == (path.name, 'parentOf', 'valid')
+  assert generator.startswith('sora_jax')
 
 
 def test_a_full_disk_is_told_and_leaves_what_was_made(
   call, tmp_path, monkeypatch
 ):
-  write = video.write_video
+  publish = video.publish
 
-  def full(path, frames, fps):
+  def full(path, data):
     if '0001' in path.name:
       raise OSError(28, 'No space left on device', str(path))
-    write(path, frames, fps)
+    publish(path, data)
 
-  monkeypatch.setattr(video, 'write_video', full)
+  monkeypatch.setattr(video, 'publish', full)
   with pytest.raises(OSError, match='No space left'):
     call()
   monkeypatch.undo()
@@ -160,6 +213,13 @@ def test_a_full_disk_is_told_and_leaves_what_was_made(
     (dict(prompt=[]), 'no prompt: give --prompt=TEXT or --prompts=FILE'),
     (dict(out='one.mp4'), 'one.mp4 is one file, and there are 2 prompts'),
     (dict(prompt=['a'], out='a.mov'), "cannot write type '.mov'; one of .mp4"),
+    (dict(format='jpg'), 'jpg holds 1 frame, not 5; .* --size=32x32'),
+    (
+      dict(unlabelled=True, label_prompt=True, tsa_url='http://a'),
+      '--unlabelled leaves nothing for --label_prompt, --tsa_url to do',
+    ),
+    (dict(certificate='a.pem'), '--certificate is given alone; give both'),
+    (dict(tsa_url='a.org'), '--tsa_url=a.org is not http://... or https://...'),
     (dict(format='png'), 'png holds 1 frame, not 5; .* --size=32x32'),
     (dict(model='nowhere'), 'nowhere is neither a model .* nor a run'),
   ],

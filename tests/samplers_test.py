@@ -22,18 +22,22 @@ def gaussian_velocity(x, t):
   return slope * (x - (1 - t) * MEAN) - MEAN
 
 
-def exact(x, start):
-  """Where the flow brings x from level `start` to 0: same quantile."""
+def exact(x, start, end=0.0):
+  """Where the flow brings x from level `start` to `end`: same quantile."""
   start = start[..., None]
-  std = jnp.sqrt(((1 - start) * STD) ** 2 + start**2)
-  return MEAN + STD * (x - (1 - start) * MEAN) / std
+  std = lambda t: jnp.sqrt(((1 - t) * STD) ** 2 + t**2)
+  quantile = (x - (1 - start) * MEAN) / std(start)
+  return (1 - end) * MEAN + std(end) * quantile
 
 
 def integrate(name, levels, x, start, velocity=gaussian_velocity):
   key = jax.random.key(3)
   draw = lambda step: jax.random.normal(jax.random.fold_in(key, step), x.shape)
   sampler = samplers.SAMPLERS[name]
-  return samplers.integrate(velocity, x, start, levels, sampler, draw)
+  walk = samplers.integrate(
+    velocity, lambda v, x, level: v, x, start, levels, sampler, draw
+  )
+  return walk.x
 
 
 def solve(name, num_steps, x, start, alpha=1.0):
@@ -68,6 +72,42 @@ def test_error_falls_with_the_order_of_the_method(name, order, level, noise):
   assert measured == pytest.approx(order, abs=0.25)
 
 
+def one_step_of_unipc(h, points):
+  """Errors of a corrected point, and of the point predicted from there.
+
+  What lies behind is exact: so many points, h apart in lambda from 2 on.
+  """
+  levels = jax.nn.sigmoid(-2.0 - h * jnp.arange(4.0))[:, None]
+  first = jnp.array([[-1.0, 0.5, 2.0]])
+  x = [exact(first, levels[0], level[0]) for level in levels]
+  clean = [gaussian_data(x[i], levels[i]) for i in range(2)]
+  past = samplers.Past(
+    x=x[1],
+    clean=clean[1],
+    slope=(clean[1] - clean[0]) / h,
+    level=levels[1],
+    span=jnp.array([h]),
+    points=jnp.array([points]),
+  )
+  velocity = gaussian_velocity(x[2], levels[2])
+  step = lambda to: samplers.unipc(
+    x[2], velocity, levels[2], to, past, lambda: first
+  )[0]
+  corrected, ahead = step(levels[2]), step(levels[3])
+  right = exact(corrected, levels[2], levels[3, 0])
+  return [jnp.abs(corrected - x[2]).max(), jnp.abs(ahead - right).max()]
+
+
+@pytest.mark.parametrize(('points', 'corrector'), [(1, 3), (2, 4)])
+def test_each_half_of_a_unipc_step_has_its_order(points, corrector):
+  """The whole converges alike if the predictor is one of first order."""
+  with jax.enable_x64(True):  # as the error is below what float32 rounds
+    wide, narrow = (
+      np.asarray(one_step_of_unipc(h, points)) for h in (0.05, 0.025)
+    )
+  np.testing.assert_allclose(np.log2(wide / narrow), [corrector, 3], atol=0.2)
+
+
 @pytest.mark.parametrize('steps', [32, 64])
 def test_the_stochastic_sampler_draws_the_data(steps):
   """The variance that one step leaves, followed in closed form."""
@@ -93,7 +133,9 @@ def test_the_stochastic_sampler_draws_the_data(steps):
 def test_the_stochastic_sampler_needs_noise():
   sampler, x = samplers.SAMPLERS['ancestral'], jnp.zeros((4, 3))
   with pytest.raises(ValueError, match='noise_fn'):
-    samplers.integrate(gaussian_velocity, x, jnp.ones(4), jnp.ones(2), sampler)
+    samplers.integrate(
+      gaussian_velocity, lambda v, *at: v, x, jnp.ones(4), jnp.ones(2), sampler
+    )
 
 
 @pytest.mark.parametrize('name', DETERMINISTIC)
@@ -161,6 +203,85 @@ def test_the_program_is_one_scan_with_one_call_of_the_network(name):
   )(jnp.zeros((4, 3)))
   assert str(program).count('scan[') == 1
   assert len(calls) == 1
+
+
+def gaussian_data(x, t):
+  """E[x0 | x_t = x] for the same data."""
+  return x - t[..., None] * gaussian_velocity(x, t)
+
+
+def cached(name, levels, x, start, calls, predict=gaussian_data):
+  """The walk of a network that predicts the data, and is called at times."""
+  key = jax.random.key(3)
+  walk = samplers.integrate(
+    predict,
+    lambda x0, x, t: flow.to_velocity(x0, x, t, flow.Prediction.X0),
+    x,
+    start,
+    levels,
+    samplers.SAMPLERS[name],
+    lambda step: jax.random.normal(jax.random.fold_in(key, step), x.shape),
+    calls,
+  )
+  return walk.x
+
+
+def calls_of(name, levels, pattern):
+  """A pattern of calls, again and again over the visits of a sampler."""
+  visits = len(samplers.SAMPLERS[name].visits(levels)) - 1
+  return jnp.array([pattern[i % len(pattern)] for i in range(visits)])
+
+
+@pytest.mark.parametrize('name', samplers.SAMPLERS)
+def test_calling_at_every_visit_is_no_cache_to_the_bit(name, noise):
+  start = jnp.array([0.0, 0.3, 0.77, 1.0])
+  levels = samplers.levels_schedule(10, 2.0)
+  calls = calls_of(name, levels, [True])
+  with jax.disable_jit():  # which may round two programs in two ways
+    always = cached(name, levels, noise, start, calls)
+    np.testing.assert_array_equal(
+      always, cached(name, levels, noise, start, None)
+    )
+
+
+@pytest.mark.parametrize('name', samplers.SAMPLERS)
+def test_the_network_is_called_at_the_visits_that_say_so(name, noise):
+  seen = []
+
+  def predict(x, level):
+    jax.debug.callback(lambda level: seen.append(float(level[0])), level)
+    return gaussian_data(x, level)
+
+  levels = samplers.levels_schedule(10)
+  calls = calls_of(name, levels, [True, False, False])
+  cached(name, levels, noise, jnp.ones(4), calls, predict)
+  jax.effects_barrier()
+  visits = samplers.SAMPLERS[name].visits(levels)[:-1]
+  np.testing.assert_allclose(seen, visits[::3])
+
+
+@pytest.mark.parametrize('name', DETERMINISTIC)
+def test_a_cached_walk_still_becomes_data(name, noise):
+  start = jnp.array([0.0, 0.3, 0.77, 1.0])
+
+  def error(num_steps):
+    levels = samplers.levels_schedule(num_steps)
+    calls = calls_of(name, levels, [True, False])
+    made = cached(name, levels, noise, start, calls)
+    np.testing.assert_array_equal(made[0], noise[0])
+    return jnp.abs(made - exact(noise, start)).max()
+
+  assert error(400) < 0.02
+  assert jnp.log2(error(100) / error(200)) > 0.75
+
+
+def test_reusing_the_data_is_one_long_step_of_euler(noise):
+  start = jnp.ones(4)
+  levels = jnp.array([1.0, 0.8, 0.7, 0.4, 0.1, 0.0])
+  calls = jnp.array([True, False, True, False, False])
+  short = cached('euler', levels, noise, start, calls)
+  long = cached('euler', levels[jnp.array([0, 2, 5])], noise, start, None)
+  np.testing.assert_allclose(short, long, atol=1e-6)
 
 
 def test_predicting_the_data_exactly_gives_the_data():

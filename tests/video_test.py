@@ -318,7 +318,8 @@ frames = np.stack([2 * x + 5 * t, 3 * y + t, x + y + 9 * t], axis=-1)
 frames = (frames % 256).astype(np.uint8)
 for suffix in ('mp4', 'gif', 'webp'):
   video.write_video(f'{sys.argv[1]}/x.{suffix}', frames, 24.0)
-video.write_video(f'{sys.argv[1]}/x.png', frames[:1], 24.0)
+for suffix in ('png', 'jpg'):
+  video.write_video(f'{sys.argv[1]}/x.{suffix}', frames[:1], 24.0)
 """
 
 
@@ -336,7 +337,7 @@ def test_equal_frames_give_equal_bytes_in_two_processes(tmp_path):
       for path in (tmp_path / name).iterdir()
     })
   assert digests[0] == digests[1]
-  assert sorted(digests[0]) == ['x.gif', 'x.mp4', 'x.png', 'x.webp']
+  assert len(digests[0]) == 5
 
 
 def test_what_a_type_cannot_hold_is_refused(tmp_path):

@@ -108,12 +108,23 @@ def webp(frames: UInt8[np.ndarray, 'T H W 3'], fps: float) -> bytes:
 
 def png(frames: UInt8[np.ndarray, 'T H W 3'], fps: float) -> bytes:
   del fps
+  return _still(frames, 'png')
+
+
+def jpg(frames: UInt8[np.ndarray, 'T H W 3'], fps: float) -> bytes:
+  del fps
+  return _still(frames, 'jpeg', quality=95, subsampling=0)
+
+
+def _still(
+  frames: UInt8[np.ndarray, 'T H W 3'], kind: str, **options: int
+) -> bytes:
   if len(frames) != 1:
     raise ValueError(
-      f'png holds 1 frame, not {len(frames)}; write .mp4, .gif or .webp'
+      f'{kind} holds 1 frame, not {len(frames)}; write .mp4, .gif or .webp'
     )
   file = io.BytesIO()
-  Image.fromarray(frames[0]).save(file, 'png')
+  Image.fromarray(frames[0]).save(file, kind, **options)
   return file.getvalue()
 
 
@@ -122,7 +133,9 @@ ENCODERS = {
   '.gif': gif,
   '.webp': webp,
   '.png': png,
+  '.jpg': jpg,
 }
+STILLS = '.png', '.jpg'
 
 
 def _rate(fps: float) -> fractions.Fraction:

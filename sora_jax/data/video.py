@@ -109,15 +109,27 @@ def read_frames(
 def write_video(
   path: epath.PathLike, frames: UInt8[np.ndarray, 'T H W 3'], fps: float
 ) -> None:
-  """Writes frames as `.mp4`, looping `.gif` or `.webp`, or one as `.png`.
+  """Writes frames, encoded by the type of the path.
 
-  Bytes depend on the frames and the rate only. A file of that name is
-  replaced once the new one is complete.
+  A file of that name is replaced once the new one is complete.
 
   Raises:
     ValueError: an unknown type, a rate not above 0, or frames that the type
       cannot hold.
     OSError: it cannot be written, as on a full disk; nothing is left behind.
+  """
+  publish(epath.Path(path), encode(path, frames, fps))
+
+
+def encode(
+  path: epath.PathLike, frames: UInt8[np.ndarray, 'T H W 3'], fps: float
+) -> bytes:
+  """The bytes of `.mp4`, looping `.gif` or `.webp`, or of a `.png` or `.jpg`.
+
+  They depend on the frames and the rate only; the last two hold one frame.
+
+  Raises:
+    ValueError: as `write_video`.
   """
   path = epath.Path(path)
   suffix = path.suffix.lower()
@@ -131,10 +143,9 @@ def write_video(
   if not len(frames) or not fps > 0:
     raise ValueError(f'{path}: {len(frames)} frames at {fps=} make no video')
   try:
-    data = encoders.ENCODERS[suffix](frames, fps)
+    return encoders.ENCODERS[suffix](frames, fps)
   except ValueError as error:
     raise ValueError(f'{path}: {error}') from error
-  publish(path, data)
 
 
 SHEET_LINE = 208  # grey

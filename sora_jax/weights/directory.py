@@ -80,6 +80,15 @@ def write(
     old.rmtree()
 
 
+def write_sampling(directory: epath.PathLike, sampling: dict[str, Any]) -> None:
+  """Replaces how to sample, and nothing else, of a model that is there."""
+  path = epath.Path(directory) / INDEX
+  index = _read_json(path) | {'sampling': sampling}
+  partial = path.with_name(INDEX + '.part')
+  partial.write_text(json.dumps(index, indent=1) + '\n')
+  partial.replace(path)
+
+
 def check_dtype(dtype: str) -> None:
   """Raises ValueError for a type that weights are not stored in."""
   if dtype not in STORED:

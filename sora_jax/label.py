@@ -1,0 +1,138 @@
+"""Marks, encodes, signs and writes a clip: how everything made here leaves.
+
+Three marks say that a clip was made by a network: the manifest in its file
+(`provenance.py`), a watermark in its pixels (`watermark.py`), which outlives
+the manifest, and letters in a corner for those who look.
+"""
+
+import hashlib
+import types
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from sora_jax import certificate, provenance, watermark
+from sora_jax.data import video
+
+# What a flag of --unlabelled would be without a meaning beside.
+FLAGS = ('label_prompt', 'tsa_url', 'visible_label', 'certificate', 'key')
+LETTERS = 'AI'
+
+
+class Label(NamedTuple):
+  """How clips are labelled; without a signer they are not."""
+
+  signer: certificate.Signer | None
+  prompt: bool = False  # also in the manifest
+  visible: bool = False
+  tsa_url: str = ''  # of a time stamp authority, RFC 3161
+
+  @property
+  def card(self) -> dict[str, Any]:
+    """What of a file depends on its label."""
+    return {
+      'signed_by': self.signer.fingerprint if self.signer else '',
+      'label_prompt': self.prompt,
+      'visible_label': self.visible,
+      'tsa_url': self.tsa_url,
+    }
+
+
+def of(flags: types.SimpleNamespace) -> Label:
+  """The label that flags ask for.
+
+  Raises:
+    ValueError: flags that contradict each other, or no certificate and key.
+    OSError: a file of theirs that cannot be read.
+  """
+  given = {name: getattr(flags, name, None) for name in FLAGS}
+  if getattr(flags, 'unlabelled', False):
+    if others := [f'--{name}' for name, value in given.items() if value]:
+      raise ValueError(
+        f'--unlabelled leaves nothing for {", ".join(others)} to do; give one '
+        'or the other'
+      )
+    return Label(None)
+  own, key = given['certificate'], given['key']
+  if bool(own) != bool(key):
+    raise ValueError(
+      f'--{"certificate" if own else "key"} is given alone; give both '
+      '--certificate=PEM and --key=PEM, or neither'
+    )
+  url = given['tsa_url'] or ''
+  if url and not url.startswith(('http://', 'https://')):
+    raise ValueError(f'--tsa_url={url} is not http://... or https://...')
+  signer = certificate.load(own, key) if own and key else certificate.local()
+  return Label(
+    signer, bool(given['label_prompt']), bool(given['visible_label']), url
+  )
+
+
+def write(
+  path: epath.Path,
+  frames: UInt8[np.ndarray, 'T H W 3'],
+  fps: float,
+  label: Label,
+  facts: dict[str, Any],
+  inputs: tuple[provenance.Input, ...] = (),
+) -> dict[str, str]:
+  """Writes a labelled file; returns the hashes of its bytes.
+
+  `video_sha256` is of the encoded video before it was signed, which is equal
+  for equal frames; `file_sha256` of the file.
+
+  Raises:
+    ValueError: the type cannot hold the frames, or it cannot be signed; then
+      no file is written.
+    OSError: it cannot be written.
+  """
+  data = video.encode(path, marked(frames, label), fps)
+  file = data
+  if label.signer:
+    try:
+      file = provenance.sign(
+        data, path.suffix.lower(), label.signer, facts, inputs, label.tsa_url
+      )
+    except ValueError as error:
+      raise ValueError(
+        f'{path}: {error}; --unlabelled writes without a label'
+      ) from error
+  video.publish(path, file)
+  return {'video_sha256': _sha256(data), 'file_sha256': _sha256(file)}
+
+
+def marked(
+  frames: UInt8[np.ndarray, 'T H W 3'], label: Label
+) -> UInt8[np.ndarray, 'T H W 3']:
+  """Frames with what the label puts into their pixels."""
+  if label.visible:
+    frames = lettered(frames)
+  return watermark.mark(frames) if label.signer else frames
+
+
+def lettered(
+  frames: UInt8[np.ndarray, 'T H W 3'],
+) -> UInt8[np.ndarray, 'T H W 3']:
+  """Frames with LETTERS on black in the lower right corner."""
+  _, height, width, _ = frames.shape
+  size = max(10, min(height, width) // 14)
+  font = ImageFont.load_default(size)
+  left, top, right, bottom = font.getbbox(LETTERS)
+  edge = size // 4
+  box = Image.new(
+    'RGB', (round(right - left) + 2 * edge, round(bottom - top) + 2 * edge)
+  )
+  ImageDraw.Draw(box).text(
+    (edge - left, edge - top), LETTERS, fill='white', font=font
+  )
+  tag = np.asarray(box)[:height, :width]
+  frames = frames.copy()
+  frames[:, height - len(tag) :, width - tag.shape[1] :] = tag
+  return frames
+
+
+def _sha256(data: bytes) -> str:
+  return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,86 @@
+"""Labels by flags, and what they do to frames and files."""
+
+import types
+
+import numpy as np
+import pytest
+import tiny
+from etils import epath
+
+from sora_jax import certificate, label, provenance, watermark
+from sora_jax.data import video
+
+
+def of(**flags):
+  return label.of(types.SimpleNamespace(**flags))
+
+
+def test_without_flags_clips_are_labelled_by_the_local_signer():
+  assert of() == label.Label(certificate.local())
+  assert of(unlabelled=True).signer is None
+
+
+def test_a_certificate_of_the_user_signs(tmp_path, monkeypatch):
+  monkeypatch.setenv('XDG_CONFIG_HOME', str(tmp_path / 'user'))
+  user, files = certificate.local(), certificate.home()
+  monkeypatch.setenv('XDG_CONFIG_HOME', str(tmp_path / 'other'))
+  given = of(
+    certificate=str(files / certificate.CERTIFICATE),
+    key=str(files / certificate.KEY),
+  )
+  assert given.signer == user
+  assert given.card['signed_by'] == user.fingerprint
+  assert not certificate.home().exists()
+
+
+def write(path, frames, made):
+  return label.write(epath.Path(path), frames, 10.0, made, {'seed': 1})
+
+
+def test_equal_frames_are_equal_before_signing_only(tmp_path):
+  frames = tiny.gradient(5, 32, 32)
+  one, two = (write(tmp_path / f'{i}.mp4', frames, of()) for i in range(2))
+  assert one['video_sha256'] == two['video_sha256']
+  assert one['file_sha256'] != two['file_sha256']
+  plain = write(tmp_path / 'plain.mp4', frames, of(unlabelled=True))
+  assert plain == dict.fromkeys(plain, one['video_sha256'])
+
+
+@pytest.mark.parametrize('unlabelled', [False, True])
+def test_a_failing_signature_fails_the_write_unless_none_is_wanted(
+  tmp_path, monkeypatch, unlabelled
+):
+  def fail(*unused):
+    raise ValueError('cannot sign: no ink')
+
+  monkeypatch.setattr(provenance, 'sign', fail)
+  path, frames = tmp_path / 'a.mp4', tiny.gradient(5, 32, 32)
+  made = of(unlabelled=unlabelled)
+  if unlabelled:
+    write(path, frames, made)
+    assert path.exists()
+  else:
+    with pytest.raises(ValueError, match='a.mp4: .* no ink; --unlabelled'):
+      write(path, frames, made)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_large_frames_are_marked_unless_unlabelled(tmp_path):
+  frames = tiny.gradient(5, 256, 256)
+  for unlabelled in (False, True):
+    path = tmp_path / f'{unlabelled}.mp4'
+    write(path, frames, of(unlabelled=unlabelled))
+    read = video.read_frames(path, 0, 5)
+    assert watermark.found(read) != unlabelled
+
+
+@pytest.mark.parametrize('side', [48, 64, 256])
+def test_letters_are_white_on_black_in_a_corner(side):
+  frames = np.full((2, side, side, 3), 128, np.uint8)
+  lettered = label.marked(frames, label.Label(None, visible=True))
+  changed = (lettered != frames).any(axis=(0, 3))
+  rows, columns = np.nonzero(changed)
+  assert rows.min() > side // 2 and columns.min() > side // 2
+  corner = lettered[0, rows.min() :, columns.min() :]
+  assert corner.max() > 230 and corner.min() == 0
+  assert changed.mean() < 0.12
