@@ -63,12 +63,14 @@ def main(config: None, flags: types.SimpleNamespace) -> None:
   for i, clip in enumerate(made):
     path = out / f'{sample.name_of(i, clip.request)}.mp4'
     facts = sample.facts_of(clip.request, label) | run_card
-    label_lib.write(path, clip.video, fps, label, facts)
+    label_lib.write(path, [clip.video], fps, label, lambda told=facts: told)
     print(f'{path}  latent {clip.digest[:16]}  {clip.request.prompt}')
   sheet = video.contact_sheet(
     [clip.video for clip in made], labels=[r.prompt for r in requests]
   )
-  label_lib.write(out / 'sheet.png', sheet[None], 1.0, label, run_card)
+  label_lib.write(
+    out / 'sheet.png', [sheet[None]], 1.0, label, lambda: run_card
+  )
   print(f'{out / "sheet.png"}  eight frames of each')
   print(f'scoring {flags.cases} prompts that the training never saw')
   scores = evaluate.on_world(

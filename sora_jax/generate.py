@@ -62,7 +62,12 @@ class Made(NamedTuple):
   @property
   def digest(self) -> str:
     """SHA-256 of the latent's bytes, float32 and little-endian."""
-    return hashlib.sha256(self.latent.astype('<f4').tobytes()).hexdigest()
+    return hashlib.sha256(latent_bytes(self.latent)).hexdigest()
+
+
+def latent_bytes(latent: Float[np.ndarray, 'F h w C']) -> bytes:
+  """What is hashed of a latent."""
+  return latent.astype('<f4').tobytes()
 
 
 def settings_of(config: config_lib.SampleConfig) -> Settings:

@@ -7,6 +7,7 @@ the manifest, and letters in a corner for those who look.
 
 import hashlib
 import types
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,10 +74,10 @@ def of(flags: types.SimpleNamespace) -> Label:
 
 def write(
   path: epath.Path,
-  frames: UInt8[np.ndarray, 'T H W 3'],
+  parts: Iterable[UInt8[np.ndarray, '_ _ _ 3']],
   fps: float,
   label: Label,
-  facts: dict[str, Any],
+  facts: Callable[[], dict[str, Any]],
   inputs: tuple[provenance.Input, ...] = (),
 ) -> dict[str, str]:
   """Writes a labelled file; returns the hashes of its bytes.
@@ -84,17 +85,25 @@ def write(
   `video_sha256` is of the encoded video before it was signed, which is equal
   for equal frames; `file_sha256` of the file.
 
+  Args:
+    path: Whose suffix says the type.
+    parts: Frames, in any number of parts.
+    fps: Frames per second.
+    label: How it is labelled.
+    facts: Asked for what the label tells, when all frames are there.
+    inputs: Files that it is made of.
+
   Raises:
     ValueError: the type cannot hold the frames, or it cannot be signed; then
       no file is written.
     OSError: it cannot be written.
   """
-  data = video.encode(path, marked(frames, label), fps)
+  data = video.encode(path, (marked(part, label) for part in parts), fps)
   file = data
   if label.signer:
     try:
       file = provenance.sign(
-        data, path.suffix.lower(), label.signer, facts, inputs, label.tsa_url
+        data, path.suffix.lower(), label.signer, facts(), inputs, label.tsa_url
       )
     except ValueError as error:
       raise ValueError(

@@ -1,9 +1,12 @@
 """Prompts to files, and a manifest of what was made: `launch.py sample`."""
 
+import functools
 import hashlib
 import json
 import os
+import threading
 import types
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -19,6 +22,7 @@ from sora_jax import (
   prompting,
   provenance,
   sharding,
+  spool,
   tasks,
 )
 from sora_jax.data import encoders, video
@@ -156,21 +160,53 @@ def write_all(
   ]
   if len(todo) < len(paths):
     print(f'{len(paths) - len(todo)} of {len(paths)} are there already')
-  made = generate.sample(networks, [requests[i] for i in todo], settings)
-  for i, clip in zip(todo, made, strict=True):
-    digest = {'latent_sha256': clip.digest}
-    hashes = label_lib.write(
-      paths[i],
-      np.concatenate(list(scene.finish([clip.video]))),
-      networks.config.sample.fps,
-      label,
-      facts_of(clip.request, label) | run_card | digest,
-      inputs,
-    )
-    known[paths[i].name] = wanted[i] | digest | hashes
-    _write_manifest(manifest, known)
-    print(f'{paths[i]}  latent {clip.digest[:16]}  {clip.request.prompt}')
+  if not todo:
+    return [known[path.name] for path in paths]
+  lock = threading.Lock()
+
+  def write(i: int, parts: Iterator[tuple[np.ndarray, tasks.Video]]) -> None:
+    facts = facts_of(requests[i], label) | run_card
+    fps = networks.config.sample.fps
+    hashes = _write(scene, paths[i], fps, label, facts, inputs, parts)
+    with lock:
+      known[paths[i].name] = wanted[i] | hashes
+      _write_manifest(manifest, known)
+      latent = hashes['latent_sha256'][:16]
+      print(f'{paths[i]}  latent {latent}  {requests[i].prompt}')
+
+  mesh = generate.mesh_for(len(todo), settings)
+  stream = generate.make_stream(networks, settings, mesh)
+  count = generate.slots(settings, mesh)
+  for first in range(0, len(todo), count):
+    group = todo[first : first + count]
+    parts = stream([requests[i] for i in group])
+    rows = (list(zip(*part, strict=True)) for part in parts)
+    spool.spread(rows, [functools.partial(write, i) for i in group])
   return [known[path.name] for path in paths]
+
+
+def _write(
+  scene: tasks.Scene,
+  path: epath.Path,
+  fps: float,
+  label: label_lib.Label,
+  facts: dict[str, Any],
+  inputs: tuple[provenance.Input, ...],
+  parts: Iterator[tuple[np.ndarray, tasks.Video]],
+) -> dict[str, str]:
+  """Writes a clip whose latents and frames come part by part; its hashes."""
+  digest = hashlib.sha256()
+
+  def frames():
+    for latent, part in parts:
+      digest.update(generate.latent_bytes(latent))
+      yield part
+
+  hashed = lambda: {'latent_sha256': digest.hexdigest()}
+  tell = lambda: facts | hashed()
+  finished = scene.finish(frames())
+  hashes = label_lib.write(path, finished, fps, label, tell, inputs)
+  return hashed() | hashes
 
 
 def facts_of(

@@ -18,8 +18,8 @@ LEVELS = (
   'objectives optimizer state checksums checkpoint replay'.split()
   + 'writers metrics certificate seal provenance'.split(),
   'gpu experiment config corpus networks'.split(),
-  'paint windows generate reconstruct tasks prompting figures suite'.split()
-  + 'prepare label sample problems train evaluate'.split()
+  'paint windows spool generate reconstruct tasks prompting'.split()
+  + 'figures suite prepare label sample problems train evaluate'.split()
   + 'calibrate bench demo verify'.split(),
   ['cli'],
 )

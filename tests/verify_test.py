@@ -17,7 +17,7 @@ def files(tmp_path):
   mine = label.Label(certificate.local(), prompt=True)
   path = lambda name: epath.Path(tmp_path / name)
   facts = {'model': 'balls', 'seed': 7, 'prompt': 'a small red ball'}
-  label.write(path('good.mp4'), frames, 10.0, mine, facts)
+  label.write(path('good.mp4'), [frames], 10.0, mine, lambda: facts)
   video.write_video(path('plain.mp4'), frames, 10.0)
   again = video.read_frames(path('good.mp4'), 0, 5)
   video.write_video(path('again.mp4'), again, 10.0)
@@ -25,7 +25,7 @@ def files(tmp_path):
     provenance.Input(name, path(name).read_bytes(), provenance.COMPONENT)
     for name in ('good.mp4', 'plain.mp4')
   )
-  label.write(path('edit.mp4'), frames, 10.0, mine, facts, inputs)
+  label.write(path('edit.mp4'), [frames], 10.0, mine, lambda: facts, inputs)
   data = path('good.mp4').read_bytes()
   path('cut.mp4').write_bytes(data[:-9])
   return tmp_path

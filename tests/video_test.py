@@ -347,7 +347,7 @@ def test_what_a_type_cannot_hold_is_refused(tmp_path):
     video.write_video(tmp_path / 'x.png', colourful(5), 24.0)
   with pytest.raises(ValueError, match='.mp4, .gif, .webp, .png'):
     video.write_video(tmp_path / 'x.mkv', colourful(5), 24.0)
-  with pytest.raises(ValueError, match='0 frames'):
+  with pytest.raises(ValueError, match='no frames'):
     video.write_video(tmp_path / 'x.mp4', colourful(0), 24.0)
   with pytest.raises(ValueError, match='fps=0'):
     video.write_video(tmp_path / 'x.mp4', colourful(5), 0.0)
@@ -359,7 +359,7 @@ import resource, sys
 import numpy as np
 from sora_jax.data import encoders, video
 frames = np.random.default_rng(0).integers(0, 256, (9, 64, 96, 3), np.uint8)
-data = encoders.ENCODERS[sys.argv[1][-4:]](frames, 24.0)
+data = encoders.ENCODERS[sys.argv[1][-4:]](iter(frames), 24.0)
 encoders.ENCODERS[sys.argv[1][-4:]] = lambda frames, fps: data
 resource.setrlimit(resource.RLIMIT_FSIZE, (len(data) // 2, len(data) // 2))
 try:

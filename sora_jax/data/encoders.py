@@ -1,7 +1,8 @@
 """Frames to the bytes of a file, one function for each type.
 
 Equal frames at an equal rate give equal bytes, in any process and on any
-number of cores.
+number of cores. Frames are of one size and may come as they are made; of an
+mp4, none is kept.
 """
 
 import fractions
@@ -9,6 +10,7 @@ import io
 import itertools
 import pathlib
 import tempfile
+from collections.abc import Iterator
 from typing import cast
 
 import av
@@ -17,9 +19,12 @@ from av.video import reformatter
 from jaxtyping import UInt8
 from PIL import Image
 
+Frames = Iterator[UInt8[np.ndarray, 'H W 3']]
 
-def mp4(frames: UInt8[np.ndarray, 'T H W 3'], fps: float) -> bytes:
-  _, height, width, _ = frames.shape
+
+def mp4(frames: Frames, fps: float) -> bytes:
+  first = next(frames)
+  height, width, _ = first.shape
   if height % 2 or width % 2:
     raise ValueError(
       f'size {width}x{height} has an odd side, which mp4 cannot hold; '
@@ -45,7 +50,7 @@ def mp4(frames: UInt8[np.ndarray, 'T H W 3'], fps: float) -> bytes:
       # matrices for other sizes if this is not said.
       codec.colorspace = codec.color_primaries = codec.color_trc = 1
       codec.color_range = 1
-      for frame in frames:
+      for frame in itertools.chain([first], frames):
         picture = av.VideoFrame.from_ndarray(frame, format='rgb24').reformat(
           format='yuv420p',
           dst_colorspace=reformatter.Colorspace.ITU709,
@@ -56,9 +61,10 @@ def mp4(frames: UInt8[np.ndarray, 'T H W 3'], fps: float) -> bytes:
     return path.read_bytes()
 
 
-def gif(frames: UInt8[np.ndarray, 'T H W 3'], fps: float) -> bytes:
+def gif(frames: Frames, fps: float) -> bytes:
   """One palette for the whole video, so that flat areas do not flicker."""
-  _, height, width, _ = frames.shape
+  whole = list(frames)
+  height, width, _ = whole[0].shape
   rate = _rate(fps)
   graph = av.filter.Graph()
   source = graph.add_buffer(
@@ -75,7 +81,7 @@ def gif(frames: UInt8[np.ndarray, 'T H W 3'], fps: float) -> bytes:
   palette.link_to(use, 0, 1)
   use.link_to(sink)
   graph.configure()
-  for i, frame in enumerate(frames):
+  for i, frame in enumerate(whole):
     picture = av.VideoFrame.from_ndarray(frame, format='rgb24')
     picture.pts, picture.time_base = i, 1 / rate
     source.push(picture)
@@ -84,15 +90,15 @@ def gif(frames: UInt8[np.ndarray, 'T H W 3'], fps: float) -> bytes:
   with av.open(file, 'w', format='gif', options={'loop': '0'}) as container:
     stream = container.add_stream('gif', rate=rate)
     stream.width, stream.height, stream.pix_fmt = width, height, 'pal8'
-    for _ in frames:
+    for _ in whole:
       container.mux(stream.encode(cast(av.VideoFrame, sink.pull())))
     container.mux(stream.encode())
   return file.getvalue()
 
 
-def webp(frames: UInt8[np.ndarray, 'T H W 3'], fps: float) -> bytes:
+def webp(frames: Frames, fps: float) -> bytes:
   first, *rest = map(Image.fromarray, frames)
-  ends = [round(1000 * i / fps) for i in range(len(frames) + 1)]
+  ends = [round(1000 * i / fps) for i in range(2 + len(rest))]
   file = io.BytesIO()
   first.save(
     file,
@@ -106,25 +112,24 @@ def webp(frames: UInt8[np.ndarray, 'T H W 3'], fps: float) -> bytes:
   return file.getvalue()
 
 
-def png(frames: UInt8[np.ndarray, 'T H W 3'], fps: float) -> bytes:
+def png(frames: Frames, fps: float) -> bytes:
   del fps
   return _still(frames, 'png')
 
 
-def jpg(frames: UInt8[np.ndarray, 'T H W 3'], fps: float) -> bytes:
+def jpg(frames: Frames, fps: float) -> bytes:
   del fps
   return _still(frames, 'jpeg', quality=95, subsampling=0)
 
 
-def _still(
-  frames: UInt8[np.ndarray, 'T H W 3'], kind: str, **options: int
-) -> bytes:
-  if len(frames) != 1:
+def _still(frames: Frames, kind: str, **options: int) -> bytes:
+  first, *more = frames
+  if more:
     raise ValueError(
-      f'{kind} holds 1 frame, not {len(frames)}; write .mp4, .gif or .webp'
+      f'{kind} holds 1 frame, not {1 + len(more)}; write .mp4, .gif or .webp'
     )
   file = io.BytesIO()
-  Image.fromarray(frames[0]).save(file, kind, **options)
+  Image.fromarray(first).save(file, kind, **options)
   return file.getvalue()
 
 

@@ -118,15 +118,23 @@ def write_video(
       cannot hold.
     OSError: it cannot be written, as on a full disk; nothing is left behind.
   """
-  publish(epath.Path(path), encode(path, frames, fps))
+  publish(epath.Path(path), encode(path, [frames], fps))
 
 
 def encode(
-  path: epath.PathLike, frames: UInt8[np.ndarray, 'T H W 3'], fps: float
+  path: epath.PathLike,
+  parts: Iterable[UInt8[np.ndarray, '_ _ _ 3']],
+  fps: float,
 ) -> bytes:
   """The bytes of `.mp4`, looping `.gif` or `.webp`, or of a `.png` or `.jpg`.
 
-  They depend on the frames and the rate only; the last two hold one frame.
+  They depend on the frames and the rate only; the last two hold one frame. Of
+  an mp4, no more than a part of the frames is in memory.
+
+  Args:
+    path: Whose suffix says the type.
+    parts: Frames, in any number of parts.
+    fps: Frames per second.
 
   Raises:
     ValueError: as `write_video`.
@@ -136,16 +144,26 @@ def encode(
   if suffix not in encoders.ENCODERS:
     known = ', '.join(encoders.ENCODERS)
     raise ValueError(f'{path}: cannot write type {suffix!r}; one of {known}')
-  if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
-    raise ValueError(
-      f'{path}: frames are {frames.dtype} {frames.shape}, not uint8 [T,H,W,3]'
-    )
-  if not len(frames) or not fps > 0:
-    raise ValueError(f'{path}: {len(frames)} frames at {fps=} make no video')
   try:
-    return encoders.ENCODERS[suffix](frames, fps)
+    frames = _each(parts)
+    first = next(frames, None)
+    if first is None or not fps > 0:
+      count = 'no' if first is None else 'some'
+      raise ValueError(f'{count} frames at {fps=} make no video')
+    return encoders.ENCODERS[suffix](itertools.chain([first], frames), fps)
   except ValueError as error:
     raise ValueError(f'{path}: {error}') from error
+
+
+def _each(
+  parts: Iterable[UInt8[np.ndarray, '_ _ _ 3']],
+) -> Iterator[UInt8[np.ndarray, '_ _ 3']]:
+  for part in parts:
+    if part.ndim != 4 or part.shape[-1] != 3 or part.dtype != np.uint8:
+      raise ValueError(
+        f'frames are {part.dtype} {part.shape}, not uint8 [T,H,W,3]'
+      )
+    yield from part
 
 
 SHEET_LINE = 208  # grey
