@@ -54,6 +54,8 @@ VERBS = {
     cli.Flag('guidance_high', 'LEVEL', 'and up to it', flags.DEFINE_float),
     cli.Flag('sampler', 'NAME', 'euler, heun, unipc or ancestral'),
     cli.count('micro_batch', 'videos sampled at once'),
+    cli.count('window', 'frames painted at once; longer videos in windows'),
+    cli.count('overlap', 'latents that a window goes on from'),
     cli.Flag(
       'cache',
       'CHANGE',

@@ -14,6 +14,7 @@ from sora_jax.data import transforms, video
 # Of flags that a task may leave out.
 DEFAULTS = {'frames': 16, 'keep': 2, 'strength': 0.6, 'place': ''}
 INPUTS = ('image', 'video', 'mask', *DEFAULTS)
+MOST_LINES = 16
 BETWEEN_LINES = ' | '  # as a flag gives a prompt of several parts
 
 
@@ -51,6 +52,7 @@ class Task(NamedTuple):
   summary: str
   build: Callable[[Asked], tasks.Scene]
   images: tuple[int, ...] = (0,)  # how many there may be
+  lines: int = 1  # parts that a prompt may have
   videos: int = 0
   may: tuple[str, ...] = ()
 
@@ -83,8 +85,10 @@ def _extend_backwards(asked: Asked) -> tasks.Scene:
 
 
 def _connect(asked: Asked) -> tasks.Scene:
+  _check_same_size('video', asked.video[0], asked.video[1])
   one, other = asked.clips()
-  return tasks.connect(asked.encoder(), one, other, asked.frames, asked.keep)
+  scene = tasks.connect(asked.encoder(), one, other, asked.frames, asked.keep)
+  return _spoken(scene, asked.lines)
 
 
 def _loop(asked: Asked) -> tasks.Scene:
@@ -100,6 +104,8 @@ def _edit(asked: Asked) -> tasks.Scene:
 
 def _replace(asked: Asked) -> tasks.Scene:
   (clip,) = asked.clips(whole=True)
+  if ',' not in asked.mask:
+    _check_same_size('mask', asked.video[0], asked.mask)
   return tasks.replace(asked.encoder(), clip, _mask(asked.mask, clip))
 
 
@@ -119,10 +125,14 @@ def _outpaint(asked: Asked) -> tasks.Scene:
 
 
 def _storyboard(asked: Asked) -> tasks.Scene:
-  blank = generate.blank(asked.networks.config, asked.size)
-  starts = np.arange(asked.lines) * len(blank.start) // asked.lines
-  painted = canvas_lib.storyboard(blank, starts.tolist())
-  return tasks.text_to_video(painted, asked.size)
+  return _spoken(_text(asked), asked.lines)
+
+
+def _spoken(scene: tasks.Scene, lines: int) -> tasks.Scene:
+  """The lines of a prompt speak one after the other, for as long each."""
+  starts = np.arange(lines) * len(scene.canvas.start) // lines
+  canvas = canvas_lib.storyboard(scene.canvas, starts.tolist())
+  return scene._replace(canvas=canvas)
 
 
 TASKS = {
@@ -146,6 +156,7 @@ TASKS = {
     'two videos, and a way from one to the other',
     _connect,
     videos=2,
+    lines=2,
     may=('frames', 'keep'),
   ),
   'loop': Task('a video without beginning or end', _loop),
@@ -156,7 +167,9 @@ TASKS = {
   'outpaint': Task(
     'a video inside a larger frame', _outpaint, videos=1, may=('place',)
   ),
-  'storyboard': Task('a prompt A | B | C, part after part', _storyboard),
+  'storyboard': Task(
+    'a prompt A | B | C, part after part', _storyboard, lines=MOST_LINES
+  ),
 }
 
 
@@ -181,10 +194,10 @@ def scene_of(
   task = TASKS[name]
   _check_given(name, task, given)
   lines = {len(prompt.split('\n')) for prompt in prompts}
-  if name != 'storyboard' and lines != {1}:
+  if max(lines) > task.lines:
     raise ValueError(
-      f'--task={name}: a prompt has parts between {BETWEEN_LINES.strip()!r}; '
-      'only a storyboard listens to them'
+      f'--task={name}: a prompt has {max(lines)} parts between '
+      f'{BETWEEN_LINES.strip()!r}; it listens to {task.lines}'
     )
   if len(lines) > 1:
     raise ValueError(f'prompts have {sorted(lines)} parts; they need as many')
@@ -243,6 +256,15 @@ def _read(name: str) -> tasks.Video:
 def _frames(name: str, size: batch.Size) -> tasks.Video:
   """All frames, scaled to cover a size and cut to it."""
   return transforms.cover(_read(name), size.width, size.height)
+
+
+def _check_same_size(flag: str, first: str, second: str) -> None:
+  one, other = (video.read_info(epath.Path(name)) for name in (first, second))
+  if one[:2] != other[:2]:
+    raise ValueError(
+      f'--{flag}={second} has {other.width}x{other.height} pixels, and {first} '
+      f'{one.width}x{one.height}; they must be of one size'
+    )
 
 
 def _mask(text: str, clip: tasks.Video) -> Bool[np.ndarray, 'T H W']:

@@ -258,7 +258,8 @@ def _read_manifest(path: epath.Path) -> dict[str, dict[str, Any]]:
 
 def _write_manifest(path: epath.Path, known: dict[str, dict[str, Any]]) -> None:
   partial = path.with_name(path.name + '.part')
-  partial.write_text(''.join(json.dumps(r) + '\n' for r in known.values()))
+  rows = (known[name] for name in sorted(known))
+  partial.write_text(''.join(json.dumps(row) + '\n' for row in rows))
   partial.replace(path)
 
 

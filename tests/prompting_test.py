@@ -24,7 +24,12 @@ def files(tmp_path_factory):
   """An image, two clips and a mask, each of another size."""
   folder = tmp_path_factory.mktemp('inputs')
   rng = np.random.default_rng(0)
-  sizes = {'a.png': (1, 32, 48), 'a.mp4': (12, 32, 32), 'b.mp4': (9, 64, 64)}
+  sizes = {
+    'a.png': (1, 32, 48),
+    'a.mp4': (12, 32, 32),
+    'b.mp4': (9, 64, 64),
+    'c.mp4': (9, 32, 32),
+  }
   for name, size in sizes.items():
     frames = rng.integers(0, 256, (*size, 3), np.uint8)
     video.write_video(folder / name, frames, 10.0)
@@ -38,6 +43,8 @@ def scene(networks, files, task, prompts=('a ball',), size=SIZE, **given):
   for name in ('image', 'video'):
     if name in given:
       given[name] = [str(files / file) for file in given[name]]
+  if given.get('mask', '').endswith('.png'):
+    given['mask'] = str(files / given['mask'])
   flags = types.SimpleNamespace(task=task, **given)
   return prompting.scene_of(flags, networks, size, list(prompts))
 
@@ -57,7 +64,7 @@ def scene(networks, files, task, prompts=('a ball',), size=SIZE, **given):
     ),
     (
       'connect',
-      dict(video=['a.mp4', 'b.mp4'], frames=7, keep=1),
+      dict(video=['a.mp4', 'c.mp4'], frames=7, keep=1),
       '32x32x28',
       [1, 0, 0, 1],
     ),
@@ -73,6 +80,12 @@ def test_each_task_knows_the_pieces_that_it_is_given(
   assert (made.canvas.start[:, 0, 0] == 0).astype(int).tolist() == known
 
 
+def test_each_of_two_clips_that_are_connected_has_its_prompt(networks, files):
+  given = dict(video=['a.mp4', 'c.mp4'], frames=7, keep=1)
+  made = scene(networks, files, 'connect', prompts=['one\nother'], **given)
+  assert made.canvas.text_of[:, 0, 0].tolist() == [1, 1, 2, 2]
+
+
 def test_an_edit_takes_as_many_frames_as_fill_latents(networks, files):
   made = scene(networks, files, 'edit', video=['a.mp4'], strength=0.3)
   assert str(made.size) == '32x32x9'  # of 12
@@ -81,8 +94,7 @@ def test_an_edit_takes_as_many_frames_as_fill_latents(networks, files):
 
 @pytest.mark.parametrize('mask', ['mask.png', '0,0,32,16'])
 def test_a_mask_is_a_file_or_a_box(networks, files, mask):
-  given = mask if ',' in mask else str(files / mask)
-  made = scene(networks, files, 'replace', video=['a.mp4'], mask=given)
+  made = scene(networks, files, 'replace', video=['a.mp4'], mask=mask)
   # Two rows of latents, and the one that saw beyond them.
   assert made.canvas.start[0, :, 0].tolist() == [1, 1, 1, 0]
 
@@ -131,7 +143,22 @@ def test_a_video_lies_in_the_middle_of_a_larger_frame(networks, files):
       'needs a --size larger than the 32x32 pixels',
     ),
     ('extend', dict(video=['a.mp4'], keep=9), 'shorter than the 33 frames'),
-    ('loop', dict(prompts=['a\nb']), 'only a storyboard listens'),
+    (
+      'connect',
+      dict(video=['a.mp4', 'b.mp4']),
+      r'b\.mp4 has 64x64 pixels, and .*a\.mp4 32x32; they must be of one size',
+    ),
+    (
+      'replace',
+      dict(video=['b.mp4'], mask='mask.png'),
+      r'--mask=.*mask\.png has 32x32 pixels, and .*b\.mp4 64x64; they must',
+    ),
+    ('loop', dict(prompts=['a\nb']), r"2 parts between '\|'; it listens to 1"),
+    (
+      'connect',
+      dict(video=['a.mp4', 'c.mp4'], prompts=['a\nb\nc']),
+      '3 parts .* listens to 2',
+    ),
     ('storyboard', dict(prompts=['a\nb', 'a']), r'have \[1, 2\] parts'),
   ],
 )
