@@ -2,7 +2,7 @@
 
 Loads the model that ships, or trains it anew, samples prompts that between
 them show what it can do, writes the videos and a sheet of all of them, and
-scores held-out prompts.
+scores held-out prompts. In between, `showcase` makes one of every other task.
 """
 
 import time
@@ -18,6 +18,7 @@ from sora_jax import (
   networks as networks_lib,
   sample,
   sharding,
+  showcase,
   train,
 )
 from sora_jax.data import video
@@ -72,6 +73,9 @@ def main(config: None, flags: types.SimpleNamespace) -> None:
     out / 'sheet.png', [sheet[None]], 1.0, label, lambda: run_card
   )
   print(f'{out / "sheet.png"}  eight frames of each')
+  print('making one video of every other way of prompting')
+  (out / 'tasks').mkdir(exist_ok=True)
+  showcase.show(networks, out / 'tasks', label, run_card, flags.seed)
   print(f'scoring {flags.cases} prompts that the training never saw')
   scores = evaluate.on_world(
     networks, settings, make, flags.cases, flags.seed + len(PROMPTS)

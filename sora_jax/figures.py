@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Bool
 
-from sora_jax import metrics
+from sora_jax import batch, metrics
 from sora_jax.data.worlds import balls, captions, tracker
 
 Video = metrics.Video
@@ -99,6 +100,17 @@ def recoloured(cases: Cases) -> tuple[list[str], Truths]:
     prompts.append(caption.replace(f'{old} ball', f'{new} ball'))
     truths.append(truth._replace(colours=[new, *truth.colours[1:]]))
   return prompts, truths
+
+
+def disc(truth: balls.Truth, size: batch.Size) -> Bool[np.ndarray, 'T H W']:
+  """Where the first ball is, and a pixel around it."""
+  pixel = balls.UNITS / min(size.width, size.height)
+  only = truth._replace(
+    colours=['black'],
+    radius=truth.radius[:1] + pixel,
+    position=truth.position[:, :1],
+  )
+  return balls.render(only, size).min(axis=-1) < 255
 
 
 def repainted(made: Videos, cases: Cases) -> list[Figure]:

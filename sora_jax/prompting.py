@@ -88,7 +88,7 @@ def _connect(asked: Asked) -> tasks.Scene:
   _check_same_size('video', asked.video[0], asked.video[1])
   one, other = asked.clips()
   scene = tasks.connect(asked.encoder(), one, other, asked.frames, asked.keep)
-  return _spoken(scene, asked.lines)
+  return spoken(scene, asked.lines)
 
 
 def _loop(asked: Asked) -> tasks.Scene:
@@ -125,10 +125,10 @@ def _outpaint(asked: Asked) -> tasks.Scene:
 
 
 def _storyboard(asked: Asked) -> tasks.Scene:
-  return _spoken(_text(asked), asked.lines)
+  return spoken(_text(asked), asked.lines)
 
 
-def _spoken(scene: tasks.Scene, lines: int) -> tasks.Scene:
+def spoken(scene: tasks.Scene, lines: int) -> tasks.Scene:
   """The lines of a prompt speak one after the other, for as long each."""
   starts = np.arange(lines) * len(scene.canvas.start) // lines
   canvas = canvas_lib.storyboard(scene.canvas, starts.tolist())

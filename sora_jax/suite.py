@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
-from jaxtyping import Bool
 
 from sora_jax import (
   batch,
@@ -224,23 +223,14 @@ def replace(studio: Studio) -> Result:
   cases = studio.cases()
   prompts, _ = figures.recoloured(cases)
   scenes = [
-    tasks.replace(studio.encode, true, _disc(truth, studio.settings.size))
+    tasks.replace(
+      studio.encode, true, figures.disc(truth, studio.settings.size)
+    )
     for true, truth in zip(cases.videos, cases.truths, strict=True)
   ]
   made = studio.paint(scenes, prompts)
   change = figures.changed(made, cases, [scene.keep for scene in scenes])
   return [change, *figures.repainted(made, cases)], made
-
-
-def _disc(truth: balls.Truth, size: batch.Size) -> Bool[np.ndarray, 'T H W']:
-  """Where the first ball is, and a pixel around it."""
-  pixel = balls.UNITS / min(size.width, size.height)
-  only = truth._replace(
-    colours=['black'],
-    radius=truth.radius[:1] + pixel,
-    position=truth.position[:, :1],
-  )
-  return balls.render(only, size).min(axis=-1) < 255
 
 
 def outpaint(studio: Studio) -> Result:

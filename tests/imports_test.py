@@ -20,7 +20,7 @@ LEVELS = (
   'gpu experiment config corpus networks'.split(),
   'paint windows spool generate reconstruct tasks prompting'.split()
   + 'figures suite prepare label sample problems train evaluate'.split()
-  + 'calibrate bench demo verify'.split(),
+  + 'calibrate bench showcase demo verify'.split(),
   ['cli'],
 )
 APART = {'models': {'data'}, 'weights': {'data'}, 'data': {'models', 'weights'}}
