@@ -42,8 +42,9 @@ class Cases(NamedTuple):
 
 def mean(measure: Callable[..., float], *columns: Sequence[Any]) -> float:
   """Over rows, without those of which it cannot be said (NaN)."""
-  values = [measure(*row) for row in zip(*columns, strict=True)]
-  return float(np.nanmean(values))
+  values = np.array([measure(*row) for row in zip(*columns, strict=True)])
+  said = values[~np.isnan(values)]
+  return float(said.mean()) if len(said) else float('nan')
 
 
 def promises(made: Videos, cases: Cases) -> list[Figure]:
@@ -148,7 +149,7 @@ def drift(made: Videos, cases: Cases, frames: slice) -> list[Figure]:
     ('motion', metrics.motion),
   ):
     ratios = (
-      mean(lambda v, of=measure: of(v[frames]) / of(v[first]), videos)
+      mean(lambda v, of=measure: _ratio(of(v[frames]), of(v[first])), videos)
       for videos in (made, cases.decoded)
     )
     figures.append(Figure(f'{label}{name}, of that at first', *ratios))
@@ -157,6 +158,10 @@ def drift(made: Videos, cases: Cases, frames: slice) -> list[Figure]:
     for videos in (made, cases.decoded)
   )
   return [*figures, Figure(f'{label}colour, share', *shares)]
+
+
+def _ratio(value: float, of: float) -> float:
+  return value / of if of else float('nan')
 
 
 def _radius(video: Video) -> float:
