@@ -29,7 +29,7 @@ EXPERIMENTS = epath.Path(__file__).parent.parent / 'experiments'
 PROMPTS = (
   'a small red ball rolls right at speed 2.0',
   'a large blue ball moves to the left at speed 1.2',
-  'a medium green ball glides right fast',
+  'a medium green ball bounces up and down',
   'a large orange ball thrown left at speed 2.5 falls',
   'a small purple ball flies right at speed 3.0 and drops',
   'a medium black ball falls in an arc to the right at speed 1.5',
@@ -101,11 +101,12 @@ def _retrain(out: epath.Path) -> epath.Path:
   text.autoencoder_from = str(out / 'autoencoder_long' / 'model')
   train.train(text, out / 'text')
   made = out / 'text' / 'model'
-  for variant in ('balls', 'balls_cooled'):
+  for variant in ('balls', 'balls_cooled', 'balls_tasks'):
     diffusion = experiment.load(f'{EXPERIMENTS}/text_to_video.py:{variant}')
     diffusion.autoencoder_from = text.autoencoder_from
     diffusion.init_from = str(made)
-    diffusion.data.latents = str(out / 'text' / 'latents')
+    if variant != 'balls_tasks':  # whose pieces need streams of their own
+      diffusion.data.latents = str(out / 'text' / 'latents')
     train.train(diffusion, out / variant)
     made = out / variant / 'model'
   return made

@@ -26,13 +26,18 @@ def test_the_demo_names_every_file_that_it_makes(
   tmp_path, one_device, monkeypatch, capsys
 ):
   monkeypatch.setattr(demo, 'PROMPTS', demo.PROMPTS[:2])
+  shown = []
+  monkeypatch.setattr(
+    demo.showcase, 'show', lambda networks, out, *rest: shown.append(str(out))
+  )
   call(tmp_path / 'out', cases=2)
   printed = capsys.readouterr().out
   made = sorted((tmp_path / 'out').iterdir())
-  assert [path.suffix for path in made] == ['.mp4', '.mp4', '.txt', '.png']
-  assert all(str(path) in printed for path in made)
+  assert [path.suffix for path in made] == ['.mp4', '.mp4', '.txt', '.png', '']
+  assert all(str(path) in printed for path in made[:4])
   for path in (*made[:2], made[3]):
     assert verify.verify(path).verdict == 'valid'
+  assert shown == [str(made[4])]
   for path in made[:2]:
     info = video.read_info(path)
     assert info == (64, 64, 33, 10.0)
@@ -52,18 +57,18 @@ def test_retraining_hands_each_stage_what_the_last_one_made(
   made = demo._retrain(epath.Path(tmp_path))
   names = [place.name for _, place in ran]
   assert names == [
-    *('autoencoder', 'autoencoder_long', 'text', 'balls', 'balls_cooled')
+    *('autoencoder', 'autoencoder_long', 'text'),
+    *('balls', 'balls_cooled', 'balls_tasks'),
   ]
   model_of = lambda name: str(tmp_path / name / 'model')
-  _, long, text, balls, cooled = (config for config, _ in ran)
+  _, long, text, balls, cooled, pieces = (config for config, _ in ran)
   assert long.init_from == model_of('autoencoder')
   assert text.autoencoder_from == model_of('autoencoder_long')
-  assert (balls.init_from, cooled.init_from) == (
-    model_of('text'),
-    model_of('balls'),
-  )
+  starts = [config.init_from for config in (balls, cooled, pieces)]
+  assert starts == [model_of(n) for n in ('text', 'balls', 'balls_cooled')]
   assert balls.data.latents == str(tmp_path / 'text' / 'latents')
-  assert str(made) == model_of('balls_cooled')
+  assert pieces.data.latents == ''
+  assert str(made) == model_of('balls_tasks')
 
 
 @pytest.mark.slow
