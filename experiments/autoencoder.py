@@ -68,6 +68,16 @@ def balls_long() -> config_lib.Config:
   return config
 
 
+def balls_decoder() -> config_lib.Config:
+  config = balls_long()
+  config.data.crops = ('64x64x33',)
+  config.reconstruction.decoder_only = True
+  config.seed = 2
+  config.optim.learning_rate = 6e-4
+  config.run.steps = 1600
+  return config
+
+
 def clips() -> config_lib.Config:
   config = balls()
   config.autoencoder.channels = 16
@@ -92,6 +102,7 @@ def clips_long() -> config_lib.Config:
 VARIANTS = {
   'balls': balls,
   'balls_long': balls_long,
+  'balls_decoder': balls_decoder,
   'clips': clips,
   'clips_long': clips_long,
 }

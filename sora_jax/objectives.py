@@ -69,6 +69,8 @@ class ReconstructionConfig:
   kl: float = 1e-4  # of the mean KL divergence of a latent value
   adversarial: float = 0.0  # of the patch discriminator's verdict
   adversarial_start: int = 0  # step from which it counts
+  # Latents stay as other networks know them, and are only better read.
+  decoder_only: bool = False
 
 
 def denoise(
@@ -228,6 +230,8 @@ def reconstruction(
   net = autoencoder.Autoencoder(model)
   params = {'params': trainable['autoencoder']}
   mean, log_variance = net.apply(params, video, method='encode')
+  if config.decoder_only:
+    mean, log_variance = jax.lax.stop_gradient((mean, log_variance))
   noise = jax.vmap(
     lambda d: jax.random.normal(rng.key(key, 'latent', d), mean.shape[1:])
   )(frames.draw)

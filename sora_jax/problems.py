@@ -54,6 +54,8 @@ def autoencoder_problem(
   for crop in batches.crops:
     autoencoder.check_size(model, crop.frames, crop.height, crop.width)
   adversarial = weights.adversarial > 0
+  if weights.decoder_only:
+    _keep_statistics(config)
 
   def loss(state, trainable, frames):
     return objectives.reconstruction(
@@ -96,6 +98,24 @@ def autoencoder_problem(
     judge_loss=judge_loss if adversarial else None,
     make_batch=batches,
   )
+
+
+def _keep_statistics(config: config_lib.Config) -> None:
+  """Takes the scales of latents from where their encoder comes from."""
+  if not config.init_from:
+    raise ValueError(
+      'reconstruction.decoder_only needs init_from, the autoencoder whose '
+      'encoder stays'
+    )
+  if config.optim.weight_decay:
+    raise ValueError(
+      f'reconstruction.decoder_only: optim.weight_decay='
+      f'{config.optim.weight_decay} would move the encoder; it must be 0'
+    )
+  found = networks_lib.read(config.init_from).config
+  networks_lib.check_statistics(found, config.init_from)
+  config.autoencoder.latent_mean = found.autoencoder.latent_mean
+  config.autoencoder.latent_std = found.autoencoder.latent_std
 
 
 def text_problem(

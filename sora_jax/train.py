@@ -141,11 +141,13 @@ def export(
 ) -> None:
   """Writes the averaged weights as a model directory.
 
-  An autoencoder's latent statistics are measured now, on its own batches.
+  An autoencoder's latent statistics are measured now, on its own batches,
+  unless its encoder was not trained.
   """
   params = sharding.to_host(state['ema'] | state['frozen'])
   params.pop('contrast', None)  # towers only teach
-  if config.stage is config_lib.Stage.AUTOENCODER:
+  trained = not config.reconstruction.decoder_only
+  if config.stage is config_lib.Stage.AUTOENCODER and trained:
     # All rows, so that they are the same on any number of hosts.
     source = corpus.open_corpus(config.data, path.parent)
     rows = np.arange(config.data.limits.rows)
