@@ -11,6 +11,7 @@ from jax.experimental.compilation_cache import compilation_cache
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_debug_key_reuse', True)
+jax.devices()  # starts them, or a verb under test would ask for fewer
 
 
 @pytest.fixture(scope='module')

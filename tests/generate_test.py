@@ -132,7 +132,7 @@ def test_a_cache_leaves_what_is_known_and_guides_what_it_keeps(curved):
   made = {}
   for low in (0.0, 0.6):
     settings = SETTINGS._replace(cache=9.0, guidance_low=low)
-    make = generate.make_generator(curved, settings, mesh_of(1), painted)
+    make = generate.make_generator(curved, settings, mesh_of(1))
     (clip,) = make([generate.Request('a', 7, painted)])
     made[low] = clip.latent
     np.testing.assert_array_equal(clip.latent[:1], first)
