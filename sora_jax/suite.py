@@ -32,6 +32,7 @@ SEED = 4321  # of the clips
 KNOWN = 3  # latents that a clip goes on from
 MINUTE = 601  # frames, at 10 a second
 SPANS = 6  # of a minute, at which drift is told
+LOOP = 6  # latents: 2.4 s are one bounce of middling height
 SHOWN = 8  # clips on a sheet
 ENDLESS = ('bounce',)  # laws that fit a loop or a minute
 SINGLE = ('uniform', 'parabola', 'bounce')
@@ -159,7 +160,7 @@ def fill_in(studio: Studio) -> Result:
 
 def connect(studio: Studio) -> Result:
   """A way from a clip to another one, each with its prompt."""
-  cases, head, between = studio.cases(SINGLE), 9, 15
+  cases, head, between = studio.cases(SINGLE), 9, 19
   cut = 16  # of the other clip, so that the truth of just before is known
   after = [*range(1, studio.count), 0]
   scenes, prompts = [], []
@@ -188,8 +189,7 @@ def connect(studio: Studio) -> Result:
 def loop(studio: Studio) -> Result:
   """A clip whose end is its beginning."""
   cases, size = studio.cases(ENDLESS), studio.settings.size
-  canvas = studio.blank().canvas
-  canvas = canvas_lib.loop(len(canvas.start) - 1, *canvas.known.shape[1:])
+  canvas = canvas_lib.loop(LOOP, *studio.blank().canvas.known.shape[1:])
   scene = tasks.text_to_video(canvas, size)
   made = studio.paint([scene] * studio.count, cases.captions)
   open_ended = studio.paint([studio.blank()] * studio.count, cases.captions)

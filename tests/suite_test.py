@@ -88,12 +88,12 @@ def test_a_join_is_measured_where_it_is(studio, monkeypatch):
   """True frames on both sides of a join are right, and no others count."""
   _, made = suite.connect(studio)
   cases = studio.cases(suite.SINGLE)
-  assert {len(clip) for clip in made} == {9 + 15 + 33 - 16}
+  assert {len(clip) for clip in made} == {9 + 19 + 33 - 16}
   for k, clip in enumerate(made):
     after = cases.videos[(k + 1) % COUNT]
     np.testing.assert_array_equal(clip[:9], cases.videos[k][:9])
-    np.testing.assert_array_equal(clip[24:], after[16:])
-    clip[9:11], clip[22:24] = cases.videos[k][9:11], after[14:16]
+    np.testing.assert_array_equal(clip[28:], after[16:])
+    clip[9:11], clip[26:28] = cases.videos[k][9:11], after[14:16]
   monkeypatch.setattr(suite.Studio, 'paint', lambda *unused: made)
   scored, _ = suite.connect(studio)
   for figure in scored:
