@@ -416,6 +416,23 @@ def test_unreadable_clips_change_nothing(weights):
   )
 
 
+def test_a_decoder_alone_learns_from_the_same_latents(weights):
+  config = objectives.ReconstructionConfig(decoder_only=True)
+  frames = random_crops(1)
+  loss = lambda w: reconstruction(w, frames, config)[0]
+  alone = jax.jit(jax.grad(loss))(weights)['autoencoder']
+  both = reconstruction_gradient(weights, frames)[1]['autoencoder']
+  size = lambda tree: sum(
+    float(jnp.abs(x).sum()) for x in jax.tree.leaves(tree)
+  )
+  for name, part in alone.items():
+    if 'decode' in name or name == 'post_quant_conv':
+      assert size(part) > 0
+      assert_close(part, both[name], rtol=1e-4, atol=1e-5)
+    else:
+      assert size(part) == 0 < size(both[name])
+
+
 def test_a_clip_has_the_same_loss_in_any_batch(weights):
   frames = random_crops(3)
   whole = reconstruction_gradient(weights, frames)

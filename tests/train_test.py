@@ -322,6 +322,27 @@ def test_a_run_starts_from_the_networks_of_a_model(config, places, tmp_path):
   assert_same(problem.start, {'dit': model.params['dit']})
 
 
+def test_a_decoder_that_is_trained_alone_keeps_the_scales_of_its_latents(
+  places, tmp_path
+):
+  config = tiny.config()
+  config.stage = config_lib.Stage.AUTOENCODER
+  config.data.clips, config.data.crops = 4, ('32x32x5',)
+  config.reconstruction.decoder_only = True
+  config.optim.weight_decay = 0.0
+  build = lambda: problems.autoencoder_problem(config, tmp_path, np.arange(2))
+  with pytest.raises(ValueError, match='decoder_only needs init_from'):
+    build()
+  config.init_from = str(places / 'model')
+  config.autoencoder.latent_mean = config.autoencoder.latent_std = ()
+  build()
+  known = networks.read(places / 'model').config.autoencoder
+  assert config.autoencoder.latent_std == known.latent_std != ()
+  config.optim.weight_decay = 0.1
+  with pytest.raises(ValueError, match='weight_decay=0.1 would move the encod'):
+    build()
+
+
 # ---------------------------------------------------------- what is refused
 
 
