@@ -91,8 +91,8 @@ def changed(made: Videos, cases: Cases, keeps: list[np.ndarray]) -> Figure:
   )
 
 
-def recoloured(cases: Cases) -> tuple[list[str], Truths]:
-  """Captions and truths with another colour for the first ball."""
+def recoloured(cases: Cases, decode: Callable[[Videos], Videos]) -> Cases:
+  """The same clips with another colour for the first ball."""
   prompts, truths = [], []
   for caption, truth in zip(cases.captions, cases.truths, strict=True):
     old = truth.colours[0]
@@ -100,7 +100,10 @@ def recoloured(cases: Cases) -> tuple[list[str], Truths]:
     new = names[len(prompts) % len(names)]
     prompts.append(caption.replace(f'{old} ball', f'{new} ball'))
     truths.append(truth._replace(colours=[new, *truth.colours[1:]]))
-  return prompts, truths
+  frames, height, width, _ = cases.videos[0].shape
+  size = batch.Size(width, height, frames)
+  videos = [balls.render(truth, size) for truth in truths]
+  return Cases(prompts, videos, truths, decode(videos))
 
 
 def disc(truth: balls.Truth, size: batch.Size) -> Bool[np.ndarray, 'T H W']:
@@ -114,22 +117,25 @@ def disc(truth: balls.Truth, size: batch.Size) -> Bool[np.ndarray, 'T H W']:
   return balls.render(only, size).min(axis=-1) < 255
 
 
-def repainted(made: Videos, cases: Cases) -> list[Figure]:
-  """Of clips that were told other colours: have they, and nothing else?"""
-  prompts, truths = recoloured(cases)
-  tally = metrics.tally(made, prompts)
-  position = tracker.position_error
-  return [
-    Figure('colours as told, share', tally.colour),
-    Figure('direction kept, share', tally.direction),
-    Figure('law kept, share', tally.law),
-    Figure('size kept, share', tally.size),
-    Figure(
-      'position, off by units',
-      mean(position, made, truths),
-      mean(position, cases.decoded, cases.truths),
-    ),
+def repainted(made: Videos, told: Cases) -> list[Figure]:
+  """Of clips with other colours: have they, and is nothing else changed?
+
+  Args:
+    made: The clips.
+    told: What they would be.
+  """
+  tallies = [metrics.tally(v, told.captions) for v in (made, told.decoded)]
+  figures = [
+    Figure(f'{name}, share', *(getattr(tally, field) for tally in tallies))
+    for name, field in (
+      ('colours as told', 'colour'),
+      ('direction kept', 'direction'),
+      ('law kept', 'law'),
+      ('size kept', 'size'),
+    )
   ]
+  position = nearness(made, told, slice(None))[1]
+  return [*figures, position]
 
 
 def has_colour(video: Video, caption: str) -> float:

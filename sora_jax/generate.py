@@ -109,22 +109,32 @@ def check(config: config_lib.Config, settings: Settings) -> None:
   for name in ('steps', 'micro_batch'):
     if getattr(settings, name) < 1:
       raise ValueError(f'{name}={getattr(settings, name)} must be 1 or more')
-  if settings.window < 5 or (settings.window - 1) % net.time:
+  check_window(settings, net.time)
+
+
+def check_window(settings: Settings, time: int) -> None:
+  """Raises ValueError for windows that cannot go on from one another.
+
+  Args:
+    settings: How clips are made.
+    time: Frames to a latent.
+  """
+  window, least = settings.window, 1 + 2 * time
+  if window < least or (window - 1) % time:
     raise ValueError(
-      f'window={settings.window} frames must be 1 + {net.time} k, and 5 or more'
+      f'window={window} frames must be 1 + {time} k, and {least} or more'
     )
-  most = 1 + (settings.window - 1) // net.time
+  most = 1 + (window - 1) // time
   if not 1 <= settings.overlap < most - 1:
     raise ValueError(
       f'overlap={settings.overlap} latents must be from 1 to {most - 2}, as a '
-      f'window of {settings.window} frames is an anchor, these and what is new'
+      f'window of {window} frames is an anchor, these and what is new; or '
+      f'window must be {1 + time * (settings.overlap + 1)} or more'
     )
-  painted = size._replace(frames=min(size.frames, settings.window))
-  places = tokens.token_grid(latent_size(net, painted), config.model.patch)
-  if max(places) > rope.MAX_POSITION:
+  if settings.size.frames > window and most > canvas_lib.FAR:
     raise ValueError(
-      f'{size} is {places} tokens along time, height and width; each must be '
-      f'{rope.MAX_POSITION} or fewer'
+      f'window={window} frames must be {1 + time * (canvas_lib.FAR - 1)} or '
+      'fewer where a clip is longer, or its anchor would be too near'
     )
 
 
@@ -229,11 +239,15 @@ def slots(settings: Settings, mesh: Mesh) -> int:
 def make_stream(
   networks: Networks, settings: Settings, mesh: Mesh
 ) -> Callable[[list[Request]], Iterator[Part]]:
-  """Places the weights; what it returns compiles once for each size of canvas.
+  """Places the weights; what it returns compiles at its first use.
 
-  That makes up to `slots` clips together, window by window, in memory that
-  does not grow with their length. Their canvases may differ in what is known,
-  but not in where. Those without one have an empty one, of `settings.size`.
+  It does so again for another size of canvas, for windows beside the first, and
+  for where something is known.
+
+  What it returns makes up to `slots` clips together, window by window, in
+  memory that does not grow with their length. Their canvases may differ in
+  what is known, but not in where. Those without one have an empty one, of
+  `settings.size`.
   """
   missing = set(networks_lib.KINDS) - set(networks.params)
   if missing:
@@ -255,6 +269,7 @@ def make_stream(
     rows, loop = to_rows(filled, canvases, config), canvases[0].loop
     frames = len(canvases[0].start)
     most = frames if loop else window_latents
+    _check_places(canvases[0], most, config.model.patch)
     state, first, last = None, np.array(0), np.array(0)
     for window in windows.split(frames, most, settings.overlap):
       parts = [windows.cut(canvas, window) for canvas in canvases]
@@ -271,6 +286,19 @@ def make_stream(
       yield Part(z[: len(requests)], video[: len(requests)])
 
   return stream
+
+
+def _check_places(
+  layout: canvas_lib.Canvas, most: int, patch: tokens.Patch
+) -> None:
+  """Raises ValueError where a window would reach beyond the rotary tables."""
+  size = (min(len(layout.start), most), *layout.start.shape[1:])
+  places = tokens.token_grid(size, patch)
+  if max(places) > rope.MAX_POSITION:
+    raise ValueError(
+      f'{places} tokens along time, height and width: each must be '
+      f'{rope.MAX_POSITION} or fewer'
+    )
 
 
 def _window_painter(

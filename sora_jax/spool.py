@@ -14,17 +14,20 @@ def spread(
 ) -> list[Result]:
   """Gives the k-th reader, in a thread of its own, the k-th item of each row.
 
-  A reader that is slow holds up the rows, so no more than two are in memory.
-  What goes wrong where they are made is raised in the readers too, and what
-  goes wrong in a reader here, once the rows have ended.
+  A reader that is slow holds up the rows: of each there is one item with it,
+  one that waits for it, and one that waits to wait. What goes wrong where rows
+  are made is raised in the readers too. What goes wrong in a reader is raised
+  here when the rows have ended, or no reader is left.
   """
   waiting = [queue.Queue(maxsize=1) for _ in readers]
+  done = []
 
   def read(reader, own):
     items = _items(own)
     try:
       return reader(items)
     finally:
+      done.append(reader)
       for _ in items:  # so that what comes for it does not wait for ever
         pass
 
@@ -37,6 +40,8 @@ def spread(
       for row in rows:
         for own, item in zip(waiting, row, strict=True):
           own.put((item, None))
+        if len(done) == len(readers):
+          break
     except BaseException as error:
       end = error
       raise

@@ -61,8 +61,12 @@ class Studio(NamedTuple):
       captions=[clip.caption for clip, _ in clips],
       videos=videos,
       truths=[truth for _, truth in clips],
-      decoded=reconstruct.through(self.networks, videos),
+      decoded=self.decode(videos),
     )
+
+  def decode(self, videos: Videos) -> Videos:
+    """Through the autoencoder and back."""
+    return reconstruct.through(self.networks, videos)
 
   def paint(
     self, scenes: Sequence[tasks.Scene], prompts: Sequence[str]
@@ -114,6 +118,20 @@ def animate(studio: Studio) -> Result:
   made = studio.paint(scenes, cases.captions)
   near = figures.nearness(made, cases, slice(None))
   return figures.promises(made, cases) + near, made
+
+
+def keyframes(studio: Studio) -> Result:
+  """A true first and last frame, and motion between them."""
+  cases = studio.cases()
+  scenes = [
+    tasks.keyframes(
+      studio.encode, {0: true[0], len(true) - 1: true[-1]}, len(true)
+    )
+    for true in cases.videos
+  ]
+  made = studio.paint(scenes, cases.captions)
+  between = slice(0, -4)  # the last four are the still
+  return figures.nearness(made, cases, between), made
 
 
 def extend(studio: Studio) -> Result:
@@ -176,13 +194,18 @@ def connect(studio: Studio) -> Result:
   ends = [
     made[after.index(k)][head + between - cut :] for k in range(len(made))
   ]
+  # Of two steps, one is across the join and one of frames that are made.
+  first, second = slice(head - 1, head + 2), slice(cut - 2, cut + 1)
   return [
     figures.Figure(
       f'velocity across the {name} join, off by units/s',
-      figures.velocity(videos, cases.truths, slice(at - 2, at + 2)),
-      figures.velocity(cases.decoded, cases.truths, slice(at - 2, at + 2)),
+      figures.velocity(videos, cases.truths, steps),
+      figures.velocity(cases.decoded, cases.truths, steps),
     )
-    for name, videos, at in (('first', made, head), ('second', ends, cut))
+    for name, videos, steps in (
+      ('first', made, first),
+      ('second', ends, second),
+    )
   ], made
 
 
@@ -193,7 +216,9 @@ def loop(studio: Studio) -> Result:
   scene = tasks.text_to_video(canvas, size)
   made = studio.paint([scene] * studio.count, cases.captions)
   open_ended = studio.paint([studio.blank()] * studio.count, cases.captions)
-  tally = metrics.tally(made, cases.captions)
+  tally, bound = (
+    metrics.tally(videos, cases.captions) for videos in (made, cases.decoded)
+  )
   within = [
     figures.mean(metrics.motion, videos)
     for videos in (made, open_ended, cases.decoded)
@@ -204,33 +229,33 @@ def loop(studio: Studio) -> Result:
     ),
     figures.Figure('step within, of 255', within[0], within[2]),
     figures.Figure('step of clips from the same prompts', within[1], within[2]),
-    figures.Figure('law, share', tally.law),
-    figures.Figure('colour, share', tally.colour),
+    figures.Figure('law, share', tally.law, bound.law),
+    figures.Figure('colour, share', tally.colour, bound.colour),
   ], made
 
 
 def edit(studio: Studio) -> Result:
   """A clip whose first ball is told to be of another colour."""
   cases, strength = studio.cases(), prompting.DEFAULTS['strength']
-  prompts, _ = figures.recoloured(cases)
+  told = figures.recoloured(cases, studio.decode)
   scenes = [tasks.edit(studio.encode, true, strength) for true in cases.videos]
-  made = studio.paint(scenes, prompts)
-  return figures.repainted(made, cases), made
+  made = studio.paint(scenes, told.captions)
+  return figures.repainted(made, told), made
 
 
 def replace(studio: Studio) -> Result:
   """A clip whose first ball is replaced, under a mask that goes with it."""
   cases = studio.cases()
-  prompts, _ = figures.recoloured(cases)
+  told = figures.recoloured(cases, studio.decode)
   scenes = [
     tasks.replace(
       studio.encode, true, figures.disc(truth, studio.settings.size)
     )
     for true, truth in zip(cases.videos, cases.truths, strict=True)
   ]
-  made = studio.paint(scenes, prompts)
+  made = studio.paint(scenes, told.captions)
   change = figures.changed(made, cases, [scene.keep for scene in scenes])
-  return [change, *figures.repainted(made, cases)], made
+  return [change, *figures.repainted(made, told)], made
 
 
 def outpaint(studio: Studio) -> Result:
@@ -259,6 +284,7 @@ def storyboard(studio: Studio) -> Result:
     figures.Figure(
       f'colour in the {name} 9 frames, share',
       figures.mean(figures.has_colour, [v[frames] for v in made], told),
+      figures.mean(figures.has_colour, [v[:9] for v in cases.decoded], first),
     )
     for name, frames, told in (
       ('first', slice(0, 9), first),
@@ -286,6 +312,7 @@ TASKS = {
     text,
     image,
     animate,
+    keyframes,
     extend,
     extend_backwards,
     fill_in,
@@ -321,13 +348,20 @@ def make_studio(
 def run(
   studio: Studio, names: Sequence[str], out: epath.Path
 ) -> dict[str, dict[str, Any]]:
-  """Scores tasks, prints each as it is done, and leaves a sheet of each."""
+  """Scores tasks, prints each as it is done, and leaves a sheet of each.
+
+  The bound is what true clips have that went through the autoencoder.
+  """
   results = {}
+  print(f'{"":56}{"made":>9}{"bound":>10}')
   for name in names:
     scored, made = TASKS[name](studio)
     print(f'{name}: {TASKS[name].__doc__}')
     print('\n'.join(map(str, scored)), flush=True)
     sheet = video.contact_sheet(made[:SHOWN])
     video.write_video(out / f'{name}.png', sheet[None], 1.0)
-    results[name] = {figure.name: figure[1:] for figure in scored}
+    results[name] = {
+      figure.name: [None if np.isnan(x) else x for x in figure[1:]]
+      for figure in scored
+    }
   return results

@@ -66,19 +66,19 @@ def test_a_span_of_a_truth_is_of_the_same_frames_as_of_its_clip():
 
 def test_other_colours_are_told_and_found():
   true = cases(8)
-  prompts, truths = figures.recoloured(true)
+  told = figures.recoloured(true, lambda videos: videos)
   for prompt, caption, truth in zip(
-    prompts, true.captions, truths, strict=True
+    told.captions, true.captions, told.truths, strict=True
   ):
     old, new = (captions.attributes(p) for p in (caption, prompt))
     assert new.law == old.law and new.balls[1:] == old.balls[1:]
     assert new.balls[0].colour == truth.colours[0] != old.balls[0].colour
-  recoloured = [balls.render(truth, SIZE) for truth in truths]
-  done = by_name(figures.repainted(recoloured, true))
+  done = by_name(figures.repainted(told.videos, told))
   assert done['colours as told, share'].made == 1
   assert done['position, off by units'].made < 0.05
-  undone = by_name(figures.repainted(true.videos, true))
+  undone = by_name(figures.repainted(true.videos, told))
   assert undone['colours as told, share'].made == 0
+  assert undone['colours as told, share'].bound == 1
   assert undone['law kept, share'].made == 1
 
 

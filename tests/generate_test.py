@@ -332,12 +332,13 @@ def test_a_latent_has_the_size_that_its_tokens_fill(networks):
   ('change', 'message'),
   [
     ({'size': batch.Size(40, 32, 5)}, '40x32 pixels: .* multiples of 16'),
+    ({'window': 7}, r'window=7 frames must be 1 \+ 4 k, and 9 or more'),
+    ({'window': 5}, 'window=5 .* 9 or more'),
+    ({'overlap': 8}, 'overlap=8 .* from 1 to 7, .* or window must be 37 or'),
     (
-      {'size': batch.Size(32, 32, 8197), 'window': 8197},
-      '2050, .* each must be 1024 or',
+      {'size': batch.Size(32, 32, 101), 'window': 65},
+      'window=65 frames must be 61 or fewer',
     ),
-    ({'window': 7}, r'window=7 frames must be 1 \+ 4 k'),
-    ({'overlap': 8}, 'overlap=8 latents must be from 1 to 7'),
     ({'size': batch.Size(33, 32, 5)}, '33x32 pixels: .* multiples of 8'),
     ({'size': batch.Size(32, 32, 6)}, r'6 frames are not 1 \+ 4 k: use 5'),
     ({'sampler': 'huen'}, "'huen' is unknown; choose from euler, heun"),
