@@ -75,7 +75,7 @@ def main(config: None, flags: types.SimpleNamespace) -> None:
   print(f'{out / "sheet.png"}  eight frames of each')
   print('making one video of every other way of prompting')
   (out / 'tasks').mkdir(exist_ok=True)
-  showcase.show(networks, out / 'tasks', label, run_card, flags.seed)
+  showcase.show(networks, out / 'tasks', label, model.name, flags.seed)
   print(f'scoring {flags.cases} prompts that the training never saw')
   scores = evaluate.on_world(
     networks, settings, make, flags.cases, flags.seed + len(PROMPTS)

@@ -100,6 +100,11 @@ def read_requests(flags: types.SimpleNamespace) -> list[generate.Request]:
   return [generate.Request(p, flags.seed + i) for i, p in enumerate(lines)]
 
 
+def one_line(prompt: str) -> str:
+  """A prompt as a flag gives it."""
+  return prompt.replace('\n', prompting.BETWEEN_LINES)
+
+
 def name_of(index: int, request: generate.Request, task: str = 'text') -> str:
   """A file name that sorts by place and says what the clip should show."""
   words = ''.join(c if c.isalnum() else ' ' for c in request.prompt).split()
@@ -172,7 +177,7 @@ def write_all(
       known[paths[i].name] = wanted[i] | hashes
       _write_manifest(manifest, known)
       latent = hashes['latent_sha256'][:16]
-      print(f'{paths[i]}  latent {latent}  {requests[i].prompt}')
+      print(f'{paths[i]}  latent {latent}  {one_line(requests[i].prompt)}')
 
   mesh = generate.mesh_for(len(todo), settings)
   stream = generate.make_stream(networks, settings, mesh)

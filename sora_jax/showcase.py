@@ -6,8 +6,8 @@ can ask for the same.
 """
 
 import types
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from etils import epath
@@ -27,48 +27,8 @@ from sora_jax.data import video
 from sora_jax.data.worlds import balls
 
 SEED = 20  # of the clips that are given
-WIDE = batch.Size(80, 48, 33)
 LONG = 121  # frames, of several windows
-
-
-class Shown(NamedTuple):
-  """A task as it is asked for."""
-
-  scene: tasks.Scene
-  prompt: str
-  files: Sequence[str] = ()  # that it starts from
-
-
-def show(
-  networks: networks_lib.Networks,
-  out: epath.Path,
-  label: label_lib.Label,
-  card: dict[str, Any],
-  seed: int,
-) -> None:
-  """Writes what is given, a clip of each task, and a sheet of them all."""
-  settings = generate.settings_of(networks.config.sample)
-  settings = settings._replace(micro_batch=1)
-  mesh = generate.mesh_for(1, settings)
-  make = generate.make_generator(networks, settings, mesh)
-  shown = asked(networks, settings.size, given(settings.size, out))
-  whole, fps = [], networks.config.sample.fps
-  for name, (scene, prompt, files) in shown.items():
-    request = generate.Request(prompt, seed, scene.canvas)
-    (made,) = make([request])
-    whole.append(np.concatenate(list(scene.finish([made.video]))))
-    path = out / f'{name}.{"mp4" if len(whole[-1]) > 1 else "png"}'
-    facts = sample.facts_of(request, label) | card | {'task': name}
-    flags = types.SimpleNamespace(video=[str(out / file) for file in files])
-    inputs = prompting.inputs_of(flags)
-    label_lib.write(
-      path, whole[-1:], fps, label, lambda told=facts: told, inputs
-    )
-    print(f'{path}  {_line(prompt)}', flush=True)
-  labels = [f'{name}: {_line(s.prompt)}' for name, s in shown.items()]
-  sheet = video.contact_sheet(whole, labels=labels)
-  label_lib.write(out / 'tasks.png', [sheet[None]], 1.0, label, lambda: card)
-  print(f'{out / "tasks.png"}  eight frames of each')
+NARROW = slice(16, 64)  # columns that are given of a wide clip
 
 
 class Given(NamedTuple):
@@ -79,83 +39,190 @@ class Given(NamedTuple):
   truth: balls.Truth
 
 
-def given(size: batch.Size, out: epath.Path) -> dict[str, Given]:
-  """True clips by the names of their files, which are written."""
+class Stage(NamedTuple):
+  """What the tasks are shown with."""
+
+  networks: networks_lib.Networks
+  size: batch.Size
+  encode: tasks.Encode
+  rolls: Given
+  falls: Given
+  bounces: Given
+  wide: Given  # 80x48
+
+  def blank(self, **other: int) -> tasks.Scene:
+    size = self.size._replace(**other)
+    canvas = generate.blank(self.networks.config, size)
+    return tasks.text_to_video(canvas, size)
+
+
+class Shown(NamedTuple):
+  """A task as it is asked for."""
+
+  scene: tasks.Scene
+  prompt: str
+  videos: Sequence[str] = ()  # files that it starts from
+  images: Sequence[str] = ()
+
+
+def show(
+  networks: networks_lib.Networks,
+  out: epath.Path,
+  label: label_lib.Label,
+  model: str,
+  seed: int,
+) -> None:
+  """Writes what is given, a clip of each task, and a sheet of them all."""
+  settings = generate.settings_of(networks.config.sample)
+  settings = settings._replace(micro_batch=1)
+  mesh = generate.mesh_for(1, settings)
+  make = generate.make_generator(networks, settings, mesh)
+  stage = set_stage(networks, settings.size, out)
+  card = sample.card(networks, settings) | {'model': model}
+  fps, whole, labels = networks.config.sample.fps, [], []
+  for name, task in TASKS.items():
+    scene, prompt, videos, images = task(stage)
+    request = generate.Request(prompt, seed, scene.canvas)
+    (made,) = make([request])
+    whole.append(np.concatenate(list(scene.finish([made.video]))))
+    path = out / f'{name}.{"mp4" if scene.size.frames > 1 else "png"}'
+    facts = sample.facts_of(request, label) | card
+    facts |= {'size': str(scene.size), 'latent_sha256': made.digest}
+    flags = types.SimpleNamespace(
+      video=[str(out / file) for file in videos],
+      image=[str(out / file) for file in images],
+    )
+    inputs = prompting.inputs_of(flags)
+    label_lib.write(
+      path, whole[-1:], fps, label, lambda told=facts: told, inputs
+    )
+    labels.append(f'{name}: {sample.one_line(prompt)}')
+    print(f'{path}  {sample.one_line(prompt)}', flush=True)
+  sheet = video.contact_sheet(whole, labels=labels)
+  facts = {'weights_sha256': card['weights_sha256'], 'model': model}
+  label_lib.write(out / 'tasks.png', [sheet[None]], 1.0, label, lambda: facts)
+  print(f'{out / "tasks.png"}  eight frames of each')
+
+
+def set_stage(
+  networks: networks_lib.Networks, size: batch.Size, out: epath.Path
+) -> Stage:
+  """Renders what is given, and writes it too."""
   wide = size._replace(width=80, height=48)
   clips = {}
   for name, law, shape in (
-    ('rolls.mp4', 'uniform', size),
-    ('falls.mp4', 'parabola', size),
-    ('bounces.mp4', 'bounce', size),
-    ('narrow.mp4', 'parabola', wide),
+    ('rolls', 'uniform', size),
+    ('falls', 'parabola', size),
+    ('bounces', 'bounce', size),
+    ('wide', 'parabola', wide),
   ):
     ((_, index),) = balls.held_out_prompts(SEED, 1, (law,))
     clip, truth = balls.clip(SEED, index, shape, 'test')
-    left = (shape.width - shape.height) // 2
-    frames = clip.video[:, :, left : shape.width - left]
-    clips[name] = Given(frames, clip.caption, truth)
-    video.write_video(out / name, frames, balls.FPS)
-  return clips
+    clips[name] = Given(clip.video, clip.caption, truth)
+  for name in ('rolls', 'falls', 'bounces'):
+    video.write_video(out / f'{name}.mp4', clips[name].video, balls.FPS)
+  rolls, narrow = clips['rolls'].video, clips['wide'].video[:, :, NARROW]
+  video.write_video(out / 'narrow.mp4', narrow, balls.FPS)
+  video.write_video(out / 'first.png', rolls[:1], balls.FPS)
+  video.write_video(out / 'last.png', rolls[-1:], balls.FPS)
+  return Stage(networks, size, tasks.make_encoder(networks), **clips)
 
 
-def asked(
-  networks: networks_lib.Networks, size: batch.Size, clips: dict[str, Given]
-) -> dict[str, Shown]:
-  """Every task once, by name."""
-  encode = tasks.make_encoder(networks)
-  names, (rolls, falls, bounces, narrow) = list(clips), clips.values()
-  blank = lambda size: tasks.text_to_video(
-    generate.blank(networks.config, size), size
+def _image(stage: Stage) -> Shown:
+  return Shown(stage.blank(frames=1), 'a large orange ball')
+
+
+def _animate(stage: Stage) -> Shown:
+  clip = stage.rolls
+  scene = tasks.animate(stage.encode, clip.video[0], stage.size.frames)
+  return Shown(scene, clip.caption, images=['first.png'])
+
+
+def _keyframes(stage: Stage) -> Shown:
+  clip, last = stage.rolls, stage.size.frames - 1
+  stills = {0: clip.video[0], last: clip.video[last]}
+  scene = tasks.keyframes(stage.encode, stills, last + 1)
+  return Shown(scene, clip.caption, images=['first.png', 'last.png'])
+
+
+def _extend(stage: Stage) -> Shown:
+  clip = stage.falls
+  scene = tasks.extend(stage.encode, clip.video[:9], 24, latents=3)
+  return Shown(scene, clip.caption, ['falls.mp4'])
+
+
+def _extend_backwards(stage: Stage) -> Shown:
+  clip = stage.falls
+  scene = tasks.extend_backwards(stage.encode, clip.video[-13:], 20, latents=3)
+  return Shown(scene, clip.caption, ['falls.mp4'])
+
+
+def _connect(stage: Stage) -> Shown:
+  one, other = stage.rolls, stage.bounces
+  scene = tasks.connect(stage.encode, one.video[:13], other.video, 19, 2)
+  return _of_two(scene, one, other)._replace(
+    videos=['rolls.mp4', 'bounces.mp4']
   )
-  empty, frames = blank(size), size.frames
-  loop = canvas_lib.loop(frames // 4, *empty.canvas.known.shape[1:])
-  two = lambda scene, one, other: Shown(
-    prompting.spoken(scene, 2), f'{one.caption}\n{other.caption}'
-  )
-  edited = rolls.caption.replace(f'{rolls.truth.colours[0]} ball', 'blue ball')
-  disc = figures.disc(rolls.truth, size)
-  wide = size._replace(width=80, height=48)
-  more = frames - 9  # beside three latents at the start
-  shown = {
-    'image': Shown(blank(size._replace(frames=1)), 'a large orange ball'),
-    'animate': Shown(
-      tasks.animate(encode, rolls.video[0], frames), rolls.caption, names[:1]
-    ),
-    'extend': Shown(
-      tasks.extend(encode, falls.video[:9], more, latents=3),
-      falls.caption,
-      names[1:2],
-    ),
-    'extend_backwards': Shown(
-      tasks.extend_backwards(encode, falls.video[-13:], more - 4, latents=3),
-      falls.caption,
-      names[1:2],
-    ),
-    'connect': two(
-      tasks.connect(encode, rolls.video[:13], bounces.video, 19, latents=2),
-      rolls,
-      bounces,
-    )._replace(files=(names[0], names[2])),
-    'loop': Shown(tasks.text_to_video(loop, size), bounces.caption),
-    'edit': Shown(
-      tasks.edit(encode, rolls.video, prompting.DEFAULTS['strength']),
-      edited,
-      names[:1],
-    ),
-    'replace': Shown(
-      tasks.replace(encode, rolls.video, disc), edited, names[:1]
-    ),
-    'outpaint': Shown(
-      tasks.outpaint(encode, narrow.video, wide, left=16, top=0),
-      narrow.caption,
-      names[3:],
-    ),
-    'storyboard': two(empty, bounces, falls),
-    'long': Shown(blank(size._replace(frames=LONG)), bounces.caption),
-  }
-  return shown
 
 
-def _line(prompt: str) -> str:
-  """A prompt as a flag gives it."""
-  return prompt.replace('\n', prompting.BETWEEN_LINES)
+def _loop(stage: Stage) -> Shown:
+  blank = stage.blank().canvas
+  loop = canvas_lib.loop(len(blank.start) - 1, *blank.known.shape[1:])
+  return Shown(tasks.text_to_video(loop, stage.size), stage.bounces.caption)
+
+
+def _edit(stage: Stage) -> Shown:
+  strength = prompting.DEFAULTS['strength']
+  scene = tasks.edit(stage.encode, stage.rolls.video, strength)
+  return Shown(scene, _recoloured(stage.rolls), ['rolls.mp4'])
+
+
+def _replace(stage: Stage) -> Shown:
+  clip = stage.rolls
+  disc = figures.disc(clip.truth, stage.size)
+  scene = tasks.replace(stage.encode, clip.video, disc)
+  return Shown(scene, _recoloured(clip), ['rolls.mp4'])
+
+
+def _outpaint(stage: Stage) -> Shown:
+  clip = stage.wide
+  frames, height, width, _ = clip.video.shape
+  narrow, size = clip.video[:, :, NARROW], batch.Size(width, height, frames)
+  scene = tasks.outpaint(stage.encode, narrow, size, NARROW.start, 0)
+  return Shown(scene, clip.caption, ['narrow.mp4'])
+
+
+def _storyboard(stage: Stage) -> Shown:
+  return _of_two(stage.blank(), stage.bounces, stage.falls)
+
+
+def _long(stage: Stage) -> Shown:
+  return Shown(stage.blank(frames=LONG), stage.bounces.caption)
+
+
+def _of_two(scene: tasks.Scene, one: Given, other: Given) -> Shown:
+  """A scene whose halves listen to a caption each."""
+  prompt = f'{one.caption}\n{other.caption}'
+  return Shown(prompting.spoken(scene, 2), prompt)
+
+
+def _recoloured(clip: Given) -> str:
+  old = clip.truth.colours[0]
+  new = 'blue' if old != 'blue' else 'red'
+  return clip.caption.replace(f'{old} ball', f'{new} ball')
+
+
+TASKS: dict[str, Callable[[Stage], Shown]] = {
+  'image': _image,
+  'animate': _animate,
+  'keyframes': _keyframes,
+  'extend': _extend,
+  'extend_backwards': _extend_backwards,
+  'connect': _connect,
+  'loop': _loop,
+  'edit': _edit,
+  'replace': _replace,
+  'outpaint': _outpaint,
+  'storyboard': _storyboard,
+  'long': _long,
+}

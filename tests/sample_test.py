@@ -13,7 +13,7 @@ import pytest
 import tiny
 from etils import epath
 
-from sora_jax import generate, networks, sample, verify
+from sora_jax import generate, networks, sample, tasks, verify
 from sora_jax.data import video
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -112,6 +112,28 @@ def test_a_second_call_makes_what_is_missing_or_changed_only(
     made = {row['latent_sha256'] for row in others[2:]}
     assert len(made) == 2 and not made & known
     known |= made
+
+
+def test_a_long_clip_is_written_as_it_is_made(call, model, tmp_path):
+  """In four windows, behind what is kept of a video and the rest of it."""
+  tiny.write_videos(tmp_path / 'given', [(12, 32, 32)])
+  given = str(tmp_path / 'given' / '0.mp4')
+  asked = dict(prompt=['a ball'], seed=3, window=17)
+  (row,) = call(task='extend', video=[given], frames=48, keep=1, **asked)
+  path = tmp_path / 'out' / row['file']
+  assert video.read_info(path).frames == 12 + 48 == int(row['size'][6:])
+  kept = video.read_frames(path, 0, 12).astype(int)
+  difference = kept - video.read_frames(given, 0, 12)
+  assert np.abs(difference).mean() < 8  # but for being encoded twice
+  found = networks.read(model)
+  settings = generate.settings_of(found.config.sample)
+  settings = settings._replace(window=17, steps=row['steps'])
+  scene = tasks.extend(
+    tasks.make_encoder(found), video.read_frames(given, 0, 12), 48, latents=1
+  )
+  request = generate.Request('a ball', 3, scene.canvas)
+  (made,) = generate.sample(found, [request], settings)
+  assert made.digest == row['latent_sha256']
 
 
 def test_a_card_has_the_flags_of_xla_on_a_gpu_alone(model, monkeypatch):

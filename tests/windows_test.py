@@ -1,6 +1,11 @@
 """What each window of a long canvas knows, and that together they paint it."""
 
+import os
+import subprocess
+import sys
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
@@ -87,19 +92,42 @@ def test_the_first_window_of_a_long_clip_is_a_short_clip(networks, one_device):
   assert distance[~np.eye(10, dtype=bool)].min() > 0.1
 
 
-def test_a_window_goes_on_from_the_one_before_it(networks, one_device):
-  """Another overlap is another past: the same noise gives other latents."""
-  request = generate.Request('a ball', 3)
-  one, two = (
-    next(
-      generate.sample(
-        networks, [request], settings(networks, 33, window=17, overlap=k)
-      )
-    )
-    for k in (1, 2)
-  )
-  np.testing.assert_array_equal(one.latent[:5], two.latent[:5])
-  assert np.abs(one.latent[5:] - two.latent[5:]).mean() > 1e-4
+@pytest.mark.parametrize(('overlap', 'frames'), [(1, 13), (2, 12), (2, 10)])
+def test_a_window_knows_what_is_finished_and_its_own_pieces(
+  networks, monkeypatch, overlap, frames
+):
+  """Of latents that are told apart by their place, and by who painted them."""
+  seen = []
+
+  def painter(*unused):
+    def paint_window(parts, rows):
+      seen.append(parts[0])
+      place = parts[0].index[:, None, None, None] + 100.0 * len(seen)
+      known = parts[0].start[..., None] == 0
+      z = np.where(known, parts[0].known, place).astype(np.float32)
+      return jnp.stack([z] * len(parts))
+
+    return paint_window
+
+  monkeypatch.setattr(generate, '_window_painter', painter)
+  asked = settings(networks, 4 * frames - 3, window=17, overlap=overlap)
+  piece = np.full((1, 4, 4, 4), 7.0, np.float32)
+  painted = canvas.keyframes({7: piece}, frames)
+  stream = generate.make_stream(networks, asked, mesh_of(1))
+  parts = list(stream([generate.Request('a ball', 3, painted)]))
+  made = np.concatenate([part.latent[0] for part in parts])[:, 0, 0, 0]
+  assert made[:5].tolist() == [100, 101, 102, 103, 104]
+  assert made[7] == 7 and len(made) == frames
+  assert (made % 100)[np.arange(frames) != 7].tolist() == [
+    i for i in range(frames) if i != 7
+  ]
+  for window, part in zip(
+    windows.split(frames, 5, overlap)[1:], seen[1:], strict=True
+  ):
+    past = [made[0], *made[window.at : window.done]]
+    known = part.known[: window.known, 0, 0, 0].tolist()
+    assert known == past
+    assert (part.start[: window.known] == 0).all()
 
 
 def test_parts_come_as_they_are_made_and_are_no_longer_than_a_window(
@@ -110,3 +138,19 @@ def test_parts_come_as_they_are_made_and_are_no_longer_than_a_window(
   parts = [p.video.shape[1] for p in stream([generate.Request('a ball', 3)])]
   assert sum(parts) == 205 and parts[0] == 17
   assert max(parts[1:]) == 8  # of five latents, an anchor and two known
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_length_of_a_clip(tmp_path):
+  """480 frames more, which are 94 MB as bytes and far more as pixels."""
+  tiny.write_model(tmp_path / 'model')
+  command = [sys.executable, 'launch.py', 'sample', '--prompt=a ball']
+  command += [f'--model={tmp_path}/model', '--steps=1', '--micro_batch=1']
+  command += [f'--out={tmp_path}/a.mp4', '--window=17']
+  peaks = []
+  for frames in (121, 601):
+    run = subprocess.Popen([*command, f'--size=256x256x{frames}'])
+    _, status, usage = os.wait4(run.pid, 0)
+    assert status == 0
+    peaks.append(usage.ru_maxrss / 1024)
+  assert peaks[1] - peaks[0] < 40, peaks
