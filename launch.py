@@ -101,8 +101,8 @@ VERBS = {
     cli.choice('what', ('determinism', 'cache'), 'to measure'),
     cli.Flag('compare', 'A,B', 'or two folders that `sample` wrote'),
     cli.count('steps', 'solver steps (4; of a cache, as the model says)'),
-    cli.count('repeats', 'of one request', default=20),
-    cli.switch('store', 'the curve of the cache in the model'),
+    cli.count('repeats', 'of one request (20)'),
+    cli.switch('store', 'the curve of the cache in the model of --model'),
   ),
 }
 
