@@ -43,7 +43,7 @@ def main(
   generate.check(networks.config, settings)
   requests = read_requests(flags)
   prompts = [request.prompt for request in requests]
-  scene = prompting.scene_of(flags, networks, settings.size, prompts)
+  scene = prompting.scene_of(flags, networks, settings, prompts)
   requests = [r._replace(canvas=scene.canvas) for r in requests]
   out = epath.Path(flags.out)
   if out.suffix and not out.is_dir():
