@@ -54,12 +54,12 @@ VERBS = {
     cli.Flag('guidance_high', 'LEVEL', 'and up to it', flags.DEFINE_float),
     cli.Flag('sampler', 'NAME', 'euler, heun, unipc or ancestral'),
     cli.count('micro_batch', 'videos sampled at once'),
-    cli.count('window', 'frames painted at once; longer videos in windows'),
+    cli.count('window', 'frames painted at once; more go in windows'),
     cli.count('overlap', 'latents that a window goes on from'),
     cli.Flag(
       'cache',
       'CHANGE',
-      'let pass before the network is called again; 0: off',
+      'let pass without a call of the network; 0: off',
       flags.DEFINE_float,
     ),
     cli.Flag('out', 'PATH', 'a file, or a directory', default='samples'),
@@ -101,8 +101,8 @@ VERBS = {
     cli.choice('what', ('determinism', 'cache'), 'to measure'),
     cli.Flag('compare', 'A,B', 'or two folders that `sample` wrote'),
     cli.count('steps', 'solver steps (4; of a cache, as the model says)'),
-    cli.count('repeats', 'of one request', default=20),
-    cli.switch('store', 'the curve of the cache in the model'),
+    cli.count('repeats', 'of one request (20)'),
+    cli.switch('store', 'the curve of the cache in the model of --model'),
   ),
 }
 

@@ -33,8 +33,16 @@ from sora_jax.data import video
 PROMPT = 'a small red ball rolls right'
 CLIPS = 8
 STEPS = 4
+REPEATS = 20
 # As many as a mesh may have here, where there are none but those of a CPU.
 SIMULATED = 8
+
+# What each measure goes by; two folders are compared by nothing but themselves.
+TAKES = {
+  'determinism': ('model', 'steps', 'repeats'),
+  'cache': ('model', 'steps', 'store'),
+  None: (),
+}
 
 Latents = list[Float[np.ndarray, 'F h w C']]
 
@@ -52,10 +60,21 @@ def main(config: None, flags: types.SimpleNamespace) -> None:
   del config
   if bool(flags.what) == bool(flags.compare):
     raise ValueError('give either --what=NAME or --compare=A,B')
+  _check_takes(flags)
   if flags.compare:
     return compare(*_two(flags.compare))
   measures = {'determinism': determinism, 'cache': calibrate.main}
   measures[flags.what](flags)
+
+
+def _check_takes(flags: types.SimpleNamespace) -> None:
+  """Raises ValueError for a flag that would do nothing."""
+  asked = f'--what={flags.what}' if flags.what else '--compare'
+  takes = TAKES[flags.what]
+  for name in ('model', 'steps', 'repeats', 'store'):
+    if getattr(flags, name) and name not in takes:
+      known = ', '.join(f'--{take}' for take in takes) or 'no other flag'
+      raise ValueError(f'{asked} takes no --{name}; it takes {known}')
 
 
 def determinism(flags: types.SimpleNamespace) -> None:
@@ -109,9 +128,9 @@ def ways(
     mesh = _mesh(count, fsdp=count // 2)
     name = f'data=2 fsdp={count // 2}'
     yield Way(name, everyone, make(mesh, everyone))
-  repeats = [everyone[:1]] * flags.repeats
-  made = make(_mesh(1), *repeats)
-  yield Way(f'{flags.repeats} times', [0] * flags.repeats, made)
+  repeats = flags.repeats or REPEATS
+  made = make(_mesh(1), *[everyone[:1]] * repeats)
+  yield Way(f'{repeats} times', [0] * repeats, made)
   for devices in (1, 2):
     made = elsewhere(flags, settings, devices)
     yield Way(f'another process, {devices} devices', everyone, made)

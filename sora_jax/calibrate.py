@@ -31,6 +31,8 @@ def main(flags: types.SimpleNamespace) -> None:
   """Measures the curve, and stores it where asked to; prints it and a table."""
   sharding.use_cores()
   path = flags.model or networks_lib.SHIPPED
+  if flags.store and not flags.model:
+    raise ValueError('--store needs --model=DIR; what ships stays as it is')
   if flags.store and not directory.is_model(path):
     raise ValueError(f'--store: {path} has no {directory.INDEX} to store in')
   networks = networks_lib.read(path)
@@ -50,12 +52,20 @@ def curve(
   """Mean change of the predictions from each step to the next, as of `euler`.
 
   Of the prompts that the model is sampled with while it trains.
+
+  Raises:
+    ValueError: there are none, or too few steps for a change.
   """
   # In whose steps, unlike those of others, levels are equal before the shift.
   settings = settings._replace(sampler='euler', cache=0.0)
   prompts = networks.config.sample.prompts
   if not prompts:
     raise ValueError('cache: the model has no sample.prompts to measure with')
+  if settings.steps < 2:
+    raise ValueError(
+      f'cache: steps={settings.steps} must be 2 or more; what is measured is '
+      'the change from one to the next'
+    )
   requests = [
     generate.Request(prompts[i % len(prompts)], i) for i in range(CLIPS)
   ]
@@ -77,7 +87,10 @@ def curve(
     with sharding.use(mesh):
       part = jax.tree.map(lambda leaf, fill=fill: leaf[fill], rows)
       changes.append(np.asarray(meter(shared, part)))
-  mean = np.concatenate(changes).mean(axis=0)
+  # A clip has a row or two; those of clips that only fill are left out.
+  every = np.concatenate(changes)
+  made = -(-CLIPS // count) * count
+  mean = every[: len(every) * CLIPS // made].mean(axis=0)
   return tuple(float(f'{change:.3g}') for change in mean)
 
 

@@ -99,6 +99,7 @@ TRACEBACK = switch('traceback', 'on an error, show where')
 
 def run(verbs: dict[str, Verb]) -> None:
   """Runs the verb that the command line names, and exits with its status."""
+  gpu.make_deterministic()  # an experiment that is loaded may import JAX
   app.run(_execute, flags_parser=functools.partial(_parse_or_exit, verbs))
 
 
@@ -225,7 +226,6 @@ def _program(argv: list[str]) -> str:
 
 def _execute(call: Call) -> int:
   try:
-    gpu.make_deterministic()
     verb = importlib.import_module(call.module)
     return verb.main(call.config, call.flags) or 0
   except (ValueError, OSError, FloatingPointError) as error:

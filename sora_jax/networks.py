@@ -198,11 +198,17 @@ def digest(params: Params) -> str:
   return total.hexdigest()
 
 
-def config_digest(networks: Networks) -> str:
-  """SHA-256 over what, besides its weights, a model computes by."""
+def config_digest(networks: Networks, cache: float) -> str:
+  """SHA-256 over what, besides its weights, a model computes by.
+
+  Args:
+    networks: The model.
+    cache: The tolerance; the curve is used, and so counts, above 0 alone.
+  """
   names = ['denoising', *(KINDS[name][0] for name in sorted(networks.params))]
   fields = {n: config_lib.to_dict(getattr(networks.config, n)) for n in names}
-  fields['cache_curve'] = networks.config.sample.cache_curve
+  if cache:
+    fields['cache_curve'] = networks.config.sample.cache_curve
   return hashlib.sha256(json.dumps(fields).encode()).hexdigest()
 
 

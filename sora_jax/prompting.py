@@ -23,6 +23,7 @@ class Asked(NamedTuple):
 
   networks: generate.Networks
   size: batch.Size
+  window: int  # frames that are painted at once
   lines: int  # of the prompts
   image: list[str]
   video: list[str]
@@ -41,9 +42,7 @@ class Asked(NamedTuple):
   def clips(self, whole: bool = False) -> list[tasks.Video]:
     """Frames at the size asked for; if `whole`, as many as fill latents."""
     clips = [_frames(name, self.size) for name in self.video]
-    if not whole:
-      return clips
-    return [clip[: len(clip) - (len(clip) - 1) % 4] for clip in clips]
+    return [_whole(clip) for clip in clips] if whole else clips
 
 
 class Task(NamedTuple):
@@ -68,6 +67,7 @@ def _animate(asked: Asked) -> tasks.Scene:
 
 def _keyframes(asked: Asked) -> tasks.Scene:
   """Images spread evenly from the first frame to the last latent."""
+  _check_parts(asked, 'keyframes', len(asked.image), 'images', known=True)
   images = asked.images()
   places = np.linspace(0, asked.size.frames - 1, len(images)).round()
   placed = dict(zip(places.astype(int).tolist(), images, strict=True))
@@ -92,6 +92,11 @@ def _connect(asked: Asked) -> tasks.Scene:
 
 
 def _loop(asked: Asked) -> tasks.Scene:
+  if not 9 <= asked.size.frames <= asked.window:
+    raise ValueError(
+      '--task=loop is painted at once: its --size must have 9 to '
+      f'{asked.window} frames, not {asked.size.frames}'
+    )
   blank = generate.blank(asked.networks.config, asked.size)
   painted = canvas_lib.loop(len(blank.start) - 1, *blank.known.shape[1:])
   return tasks.text_to_video(painted, asked.size)
@@ -103,16 +108,16 @@ def _edit(asked: Asked) -> tasks.Scene:
 
 
 def _replace(asked: Asked) -> tasks.Scene:
-  (clip,) = asked.clips(whole=True)
+  (clip,) = asked.clips()
   if ',' not in asked.mask:
     _check_same_size('mask', asked.video[0], asked.mask)
-  return tasks.replace(asked.encoder(), clip, _mask(asked.mask, clip))
+  mask = _mask(asked.mask, clip)
+  return tasks.replace(asked.encoder(), _whole(clip), _whole(mask))
 
 
 def _outpaint(asked: Asked) -> tasks.Scene:
   (name,) = asked.video
-  clip = _read(name)
-  clip = clip[: len(clip) - (len(clip) - 1) % 4]
+  clip = _whole(_read(name))
   size = asked.size._replace(frames=len(clip))
   if size.width <= clip.shape[2] and size.height <= clip.shape[1]:
     raise ValueError(
@@ -125,6 +130,7 @@ def _outpaint(asked: Asked) -> tasks.Scene:
 
 
 def _storyboard(asked: Asked) -> tasks.Scene:
+  _check_parts(asked, 'storyboard', asked.lines, 'parts')
   return spoken(_text(asked), asked.lines)
 
 
@@ -176,7 +182,7 @@ TASKS = {
 def scene_of(
   flags: types.SimpleNamespace,
   networks: generate.Networks,
-  size: batch.Size,
+  settings: generate.Settings,
   prompts: list[str],
 ) -> tasks.Scene:
   """The scene that all prompts of a call share.
@@ -203,7 +209,10 @@ def scene_of(
     raise ValueError(f'prompts have {sorted(lines)} parts; they need as many')
   values: dict[str, Any] = dict(image=[], video=[], mask='')
   values |= DEFAULTS | given
-  return task.build(Asked(networks, size, max(lines), **values))
+  size, window = settings.size, settings.window
+  scene = task.build(Asked(networks, size, window, max(lines), **values))
+  _check_seen(name, task, scene, window)
+  return scene
 
 
 def inputs_of(flags: types.SimpleNamespace) -> tuple[provenance.Input, ...]:
@@ -247,6 +256,44 @@ def _check_given(name: str, task: Task, given: dict[str, Any]) -> None:
     )
 
 
+def _check_parts(
+  asked: Asked, task: str, count: int, of: str, known: bool = False
+) -> None:
+  """Raises ValueError unless each has a latent, and known ones leave one."""
+  most = 1 + (asked.size.frames - 1) // 4 - known
+  if count > most:
+    raise ValueError(
+      f'--task={task}: {count} {of}; {asked.size.frames} frames hold at most '
+      f'{most}'
+    )
+
+
+def _check_seen(name: str, task: Task, scene: tasks.Scene, window: int) -> None:
+  """Raises ValueError where something made runs into a piece that is known.
+
+  Windows are painted one after the other, and see of the canvas no more than
+  they paint. So a piece that the first one does not see would come as a cut.
+  What a mask leaves of a frame tells of it, so frames with some are no cut.
+  """
+  start = scene.canvas.start.reshape(len(scene.canvas.start), -1)
+  over = len(start) - (1 + (window - 1) // 4)
+  after_made = np.maximum.accumulate(start.min(axis=1) == 1)
+  if over <= 0 or not (after_made & (start.max(axis=1) == 0)).any():
+    return
+  most = int(np.sum(scene.keep.max(axis=(1, 2)) == 0)) - 4 * over
+  if 'frames' not in task.may:
+    given = 'video' if task.videos else 'size'
+    fits = f'a --{given} of {window} frames or fewer'
+  elif most > 0:
+    fits = f'--frames={most} or fewer'
+  else:
+    fits = 'a smaller --keep'
+  raise ValueError(
+    f'--task={name} leads to frames that are known, so all of it is painted at '
+    f'once, in a window of {window} frames: give {fits}'
+  )
+
+
 def _read(name: str) -> tasks.Video:
   """All frames of a video or an image, at its own size."""
   path = epath.Path(name)
@@ -256,6 +303,11 @@ def _read(name: str) -> tasks.Video:
 def _frames(name: str, size: batch.Size) -> tasks.Video:
   """All frames, scaled to cover a size and cut to it."""
   return transforms.cover(_read(name), size.width, size.height)
+
+
+def _whole(frames: np.ndarray) -> np.ndarray:
+  """As many of a clip's or a mask's first frames as fill latents."""
+  return frames[: len(frames) - (len(frames) - 1) % 4]
 
 
 def _check_same_size(flag: str, first: str, second: str) -> None:
@@ -280,12 +332,12 @@ def _mask(text: str, clip: tasks.Video) -> Bool[np.ndarray, 'T H W']:
       )
     return mask
   bright = _frames(text, batch.Size(width, height, frames)).mean(axis=-1) > 127
-  if len(bright) not in (1, frames) and len(bright) < frames:
+  if len(bright) not in (1, frames):
     raise ValueError(
       f'--mask={text} has {len(bright)} frames; it needs 1, or the {frames} of '
       'the video'
     )
-  return np.broadcast_to(bright[:frames], clip.shape[:3])
+  return np.broadcast_to(bright, clip.shape[:3])
 
 
 def _numbers(flag: str, text: str, count: int) -> list[int]:

@@ -40,9 +40,10 @@ def main(
   model = epath.Path(flags.model or networks_lib.SHIPPED)
   networks = networks_lib.read(model)
   settings = override(generate.settings_of(networks.config.sample), flags)
+  generate.check(networks.config, settings)
   requests = read_requests(flags)
   prompts = [request.prompt for request in requests]
-  scene = prompting.scene_of(flags, networks, settings.size, prompts)
+  scene = prompting.scene_of(flags, networks, settings, prompts)
   requests = [r._replace(canvas=scene.canvas) for r in requests]
   out = epath.Path(flags.out)
   if out.suffix and not out.is_dir():
@@ -126,7 +127,7 @@ def card(
   return fields | {
     'fps': networks.config.sample.fps,
     'weights_sha256': networks_lib.digest(networks.params),
-    'config_sha256': networks_lib.config_digest(networks),
+    'config_sha256': networks_lib.config_digest(networks, settings.cache),
     'jax': jax.__version__,
     'device': jax.devices()[0].device_kind,
   }

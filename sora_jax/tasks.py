@@ -110,7 +110,7 @@ def extend(encode: Encode, clip: Video, frames: int, latents: int) -> Scene:
   Raises:
     ValueError: the clip is shorter than what shall be kept of it.
   """
-  known = _enough(clip, 1 + 4 * (latents - 1), 'end')
+  known = _enough(clip, latents, 'end')
   last = clip[len(clip) - known :]
   total = known + 4 * _latents(frames)
   scene = _around({0: last}, {0: encode(last)}, total)
@@ -124,7 +124,7 @@ def extend_backwards(
 
   The clip's own first frame closes the last latent that is made.
   """
-  known = _enough(clip, 1 + 4 * latents, 'beginning')
+  known = _enough(clip, latents, 'beginning')
   first = clip[:known]
   at = 1 + _latents(frames)
   scene = _around(
@@ -149,8 +149,8 @@ def connect(
       f'connect: clips of {one.shape[2]}x{one.shape[1]} and '
       f'{other.shape[2]}x{other.shape[1]} pixels; they must have one size'
     )
-  head = _enough(one, 1 + 4 * (latents - 1), 'end')
-  tail = _enough(other, 1 + 4 * latents, 'beginning')
+  head = _enough(one, latents, 'end')
+  tail = _enough(other, latents, 'beginning')
   last, first = one[len(one) - head :], other[:tail]
   at = latents + _latents(frames + 1)
   scene = _around(
@@ -252,11 +252,21 @@ def _scene(
   return Scene(canvas, pixels, keep, before=none, after=none)
 
 
-def _enough(clip: Video, frames: int, side: str) -> int:
+def _enough(clip: Video, latents: int, side: str) -> int:
+  """Frames at a side of a clip that make up so many latents.
+
+  Raises:
+    ValueError: it has fewer.
+  """
+  # A stream begins with a frame alone, which only an end keeps as a latent.
+  least = {'end': 1, 'beginning': 5}[side]
+  frames = least + 4 * (latents - 1)
   if len(clip) < frames:
+    most = 1 + (len(clip) - least) // 4
+    fits = f'--keep={most} is the most' if most > 0 else 'give a longer one'
     raise ValueError(
-      f'a clip of {len(clip)} frames is shorter than the {frames} frames of '
-      f'its {side} that shall be kept'
+      f'--keep={latents}: a clip of {len(clip)} frames is shorter than the '
+      f'{frames} frames of its {side} that these latents are; {fits}'
     )
   return frames
 

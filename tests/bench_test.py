@@ -19,9 +19,11 @@ def model(tmp_path_factory):
   return path
 
 
-def flags(model, **given):
-  fields = dict(model=str(model), compare=None, steps=2, repeats=3)
-  fields['what'] = None if given.get('compare') else 'determinism'
+def flags(model, /, **given):
+  fields = dict(what=None, model=None, compare=None, steps=None)
+  fields |= dict(repeats=None, store=False)
+  if not given.get('compare'):
+    fields |= dict(what='determinism', model=str(model), steps=2, repeats=3)
   return types.SimpleNamespace(**fields | given)
 
 
@@ -72,6 +74,41 @@ def test_other_processes_have_equal_bits(model):
   one, two = (bench.elsewhere(flags(model), settings, n) for n in (1, 2))
   for a, b in zip(one, two, strict=True):
     assert a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize(
+  ('given', 'message'),
+  [
+    (dict(store=True), '--what=determinism takes no --store; it takes --model'),
+    (dict(what='cache'), '--what=cache takes no --repeats; it takes --model'),
+    (dict(compare='a,b', steps=3), '--compare takes no --steps; it takes no o'),
+    (dict(compare='a,b', model='a'), '--compare takes no --model'),
+    (dict(compare='a,b', store=True), '--compare takes no --store'),
+    (
+      dict(what='cache', repeats=None, model=None, store=True),
+      '--store needs --model=DIR',
+    ),
+    (
+      dict(what='cache', repeats=None, steps=1),
+      'steps=1 must be 2 or more',
+    ),
+  ],
+)
+def test_a_flag_that_would_do_nothing_is_refused(model, no_jit, given, message):
+  with pytest.raises(ValueError, match=message):
+    bench.main(None, flags(model, **given))
+
+
+def test_one_request_is_repeated_20_times_unless_told(
+  model, no_processes, monkeypatch, capsys
+):
+  latent = np.zeros((2, 4, 4, 4), np.float32)
+  monkeypatch.setattr(
+    bench, 'sampled', lambda *args: [latent for ask in args[-1] for _ in ask]
+  )
+  bench.main(None, flags(model, repeats=None))
+  last = capsys.readouterr().out.splitlines()[-1]
+  assert last.split() == ['20', 'times', '20', 'equal', 'bits']
 
 
 def test_folders_are_compared_by_hash_and_by_pixels(

@@ -7,7 +7,7 @@ import pytest
 import tiny
 from etils import epath
 
-from sora_jax import calibrate, evaluate, generate, metrics, networks
+from sora_jax import calibrate, evaluate, generate, metrics, networks, paint
 from sora_jax.data.worlds import balls
 
 pytestmark = pytest.mark.usefixtures('cached_compilation')
@@ -66,6 +66,20 @@ def test_the_curve_is_the_change_of_what_euler_steps_to(model):
   first, second = shares
   expected = np.mean(norm(second - first) / norm(second))
   assert change == pytest.approx(expected, rel=5e-3)
+
+
+@pytest.mark.parametrize('rows', [1, 2])
+@pytest.mark.parametrize('micro_batch', [1, 3, 5, 8, 16])
+def test_each_clip_counts_once_in_micro_batches_of_any_size(
+  model, monkeypatch, rows, micro_batch
+):
+  """The seeds 0 ... 7 as changes; others only fill the last micro-batch."""
+  meter = lambda shared, part: np.repeat(part.seed, rows)[:, None] * 1.0
+  monkeypatch.setattr(paint, 'make_meter', lambda *unused: meter)
+  tiny_model = networks.read(model)
+  settings = generate.settings_of(tiny_model.config.sample)
+  settings = settings._replace(steps=2, micro_batch=micro_batch)
+  assert calibrate.curve(tiny_model, settings) == (3.5,)
 
 
 def test_a_model_without_prompts_has_no_curve(model, no_jit):

@@ -72,10 +72,11 @@ def train(path, *more):
   return parse('train --workdir=run', f'--config={path}', *more)
 
 
-def run(*args, cwd=ROOT):
+def run(*args, cwd=ROOT, env=None):
   return subprocess.run(
     [sys.executable, ROOT / 'launch.py', *args],
     cwd=cwd,
+    env=env,
     capture_output=True,
     text=True,
     timeout=60,
@@ -291,6 +292,17 @@ def test_a_verb_runs_deterministically_on_a_gpu_and_as_told_elsewhere(tmp_path):
   for platform, expected in (('cpu', 'None'), ('cuda', told)):
     done = run_verb(tmp_path, body, JAX_PLATFORMS=platform)
     assert done.stdout == f'{expected}\n'
+
+
+def test_an_experiment_is_loaded_after_a_gpu_is_told(tmp_path):
+  file = tmp_path / 'tells.py'
+  file.write_text('import os\nraise ValueError(os.environ["XLA_FLAGS"])')
+  done = run(
+    *('train', '--workdir=run', f'--config={file}'),
+    env={'JAX_PLATFORMS': 'cuda'},
+  )
+  told = '--xla_gpu_deterministic_ops=true'
+  assert done.stderr == f'launch.py train: {told}\n'
 
 
 def test_a_verb_returns_the_exit_status(tmp_path):

@@ -106,6 +106,18 @@ def test_damaged_weights_are_named(tmp_path):
     networks.read(tmp_path / 'model')
 
 
+def test_a_curve_counts_only_where_a_cache_goes_by_it():
+  config = tiny.config()
+  digest = lambda cache: networks.config_digest(
+    networks.Networks(config, {'dit': {}}), cache
+  )
+  before = digest(0.0), digest(0.1)
+  config.sample.cache_curve = (0.5, 0.25)
+  assert digest(0.0) == before[0] and digest(0.1) != before[1]
+  config.model.depth += 1
+  assert digest(0.0) != before[0]
+
+
 def test_a_digest_is_of_names_and_numbers():
   tree = {'a': np.ones(2, np.float32), 'b': {'c': np.zeros(1, np.float32)}}
   total = hashlib.sha256()

@@ -29,6 +29,7 @@ def files(tmp_path_factory):
     'a.mp4': (12, 32, 32),
     'b.mp4': (9, 64, 64),
     'c.mp4': (9, 32, 32),
+    'long.mp4': (17, 32, 32),
   }
   for name, size in sizes.items():
     frames = rng.integers(0, 256, (*size, 3), np.uint8)
@@ -36,17 +37,28 @@ def files(tmp_path_factory):
   mask = np.zeros((1, 32, 32, 3), np.uint8)
   mask[:, :16] = 255
   video.write_video(folder / 'mask.png', mask, 10.0)
+  blink = np.zeros((17, 32, 32, 3), np.uint8)
+  blink[5:9] = 255
+  video.write_video(folder / 'blink17.mp4', blink, 10.0)
+  for frames in (2, 9, 11, 12, 13, 17):  # a cell, and what a cut leaves out
+    flash = np.zeros((frames, 32, 32, 3), np.uint8)
+    flash[1, :8, :8] = flash[-3:] = 255
+    video.write_video(folder / f'flash{frames}.mp4', flash, 10.0)
   return folder
 
 
-def scene(networks, files, task, prompts=('a ball',), size=SIZE, **given):
+def scene(
+  networks, files, task, prompts=('a ball',), size=SIZE, window=33, **given
+):
   for name in ('image', 'video'):
     if name in given:
       given[name] = [str(files / file) for file in given[name]]
-  if given.get('mask', '').endswith('.png'):
+  if given.get('mask', '0,0')[-4:] in ('.png', '.mp4'):
     given['mask'] = str(files / given['mask'])
+  settings = generate.settings_of(networks.config.sample)
+  settings = settings._replace(size=size, window=window)
   flags = types.SimpleNamespace(task=task, **given)
-  return prompting.scene_of(flags, networks, size, list(prompts))
+  return prompting.scene_of(flags, networks, settings, list(prompts))
 
 
 @pytest.mark.parametrize(
@@ -99,6 +111,102 @@ def test_a_mask_is_a_file_or_a_box(networks, files, mask):
   assert made.canvas.start[0, :, 0].tolist() == [1, 1, 1, 0]
 
 
+def test_a_mask_may_have_the_frames_of_its_video_and_is_cut_with_it(
+  networks, files
+):
+  given = dict(video=['a.mp4'], mask='flash12.mp4')
+  made = scene(networks, files, 'replace', **given)
+  # The cell in the second frame, and its rim; nothing of the last three frames.
+  assert made.canvas.start[:, :, 0].tolist() == [
+    [0, 0, 0, 0],
+    [1, 1, 0, 0],
+    [0, 0, 0, 0],
+  ]
+
+
+@pytest.mark.parametrize('frames', [2, 9, 11, 13])
+def test_a_mask_of_another_number_of_frames_is_refused(
+  networks, files, no_jit, frames
+):
+  given = dict(video=['a.mp4'], mask=f'flash{frames}.mp4')
+  with pytest.raises(
+    ValueError, match=f'{frames} frames; it needs 1, or the 12'
+  ):
+    scene(networks, files, 'replace', **given)
+
+
+LONG = batch.Size(32, 32, 17)
+
+
+@pytest.mark.parametrize(
+  ('task', 'given', 'told', 'fits'),
+  [
+    (
+      'connect',
+      dict(video=['a.mp4', 'c.mp4'], frames=12, keep=1),
+      '--frames=7 or fewer',
+      dict(frames=7),
+    ),
+    (
+      'extend_backwards',
+      dict(video=['a.mp4'], frames=9, keep=1),
+      '--frames=8 or fewer',
+      dict(frames=8),
+    ),
+    (
+      'keyframes',
+      dict(image=['a.png'] * 3, size=LONG),
+      'a --size of 13 frames or fewer',
+      dict(size=LONG._replace(frames=13)),
+    ),
+  ],
+)
+def test_what_leads_to_known_frames_fits_in_a_window(
+  networks, files, task, given, told, fits
+):
+  given['window'] = 13
+  with pytest.raises(ValueError, match=f'at once, in a window of 13 .*{told}'):
+    scene(networks, files, task, **given)
+  made = scene(networks, files, task, **given | fits)
+  assert len(made.canvas.start) == 4  # as many as the window has
+
+
+def test_two_pieces_that_fill_a_window_can_only_be_smaller(networks, files):
+  given = dict(video=['a.mp4', 'c.mp4'], frames=3, keep=2)
+  with pytest.raises(ValueError, match='13 frames: give a smaller --keep'):
+    scene(networks, files, 'connect', window=13, **given)
+
+
+def test_whole_frames_that_a_mask_leaves_are_seen_at_once(networks, files):
+  given = dict(video=['long.mp4'], mask='blink17.mp4')
+  with pytest.raises(ValueError, match='a --video of 13 frames or fewer'):
+    scene(networks, files, 'replace', window=13, **given)
+  scene(networks, files, 'replace', window=17, **given)
+
+
+@pytest.mark.parametrize(
+  ('task', 'given'),
+  [
+    ('text', dict(size=LONG)),
+    ('storyboard', dict(size=LONG, prompts=['a\nb'])),
+    ('animate', dict(size=LONG, image=['a.png'])),
+    ('extend', dict(video=['a.mp4'], frames=16)),
+    ('edit', dict(video=['long.mp4'])),
+    ('replace', dict(video=['long.mp4'], mask='0,0,8,8')),
+    ('replace', dict(video=['long.mp4'], mask='flash17.mp4')),
+    (
+      'outpaint',
+      dict(video=['long.mp4'], size=batch.Size(64, 32, 9), place='0,0'),
+    ),
+  ],
+)
+def test_what_windows_can_go_on_with_may_be_longer(
+  networks, files, task, given
+):
+  made = scene(networks, files, task, window=9, **given)
+  assert len(made.canvas.start) >= 5
+
+
 def test_a_video_lies_in_the_middle_of_a_larger_frame(networks, files):
   size = batch.Size(64, 32, 9)
   made = scene(networks, files, 'outpaint', video=['a.mp4'], size=size)
@@ -142,7 +250,31 @@ def test_a_video_lies_in_the_middle_of_a_larger_frame(networks, files):
       dict(video=['a.mp4']),
       'needs a --size larger than the 32x32 pixels',
     ),
-    ('extend', dict(video=['a.mp4'], keep=9), 'shorter than the 33 frames'),
+    (
+      'extend',
+      dict(video=['a.mp4'], keep=9),
+      '--keep=9: a clip of 12 frames is shorter than the 33 frames .*=3 is the',
+    ),
+    (
+      'storyboard',
+      dict(prompts=['a\nb\nc'], size=batch.Size(32, 32, 5)),
+      '--task=storyboard: 3 parts; 5 frames hold at most 2',
+    ),
+    (
+      'keyframes',
+      dict(image=['a.png'] * 3),
+      '--task=keyframes: 3 images; 9 frames hold at most 2',
+    ),
+    (
+      'loop',
+      dict(size=batch.Size(32, 32, 5)),
+      '--task=loop is painted at once: its --size must have 9 to 33 .* not 5',
+    ),
+    (
+      'loop',
+      dict(size=batch.Size(32, 32, 37)),
+      '--size must have 9 to 33 frames, not 37',
+    ),
     (
       'connect',
       dict(video=['a.mp4', 'b.mp4']),

@@ -108,8 +108,8 @@ def test_a_second_call_makes_what_is_missing_or_changed_only(
     others = call(**change)
     assert count_made[-1] == 2
     # Other seeds have files of their own; another number of steps has not.
-    assert len(others) == 4 and others[:2] == rows
-    made = {row['latent_sha256'] for row in others[2:]}
+    assert len(others) == 4 and all(row in others for row in rows)
+    made = {row['latent_sha256'] for row in others if row not in rows}
     assert len(made) == 2 and not made & known
     known |= made
 
@@ -143,6 +143,18 @@ def test_a_card_has_the_flags_of_xla_on_a_gpu_alone(model, monkeypatch):
   assert 'xla_flags' not in sample.card(found, settings)
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
   assert sample.card(found, settings)['xla_flags'] == '--xla_test=1'
+
+
+def test_a_card_counts_the_curve_of_a_cache_that_a_flag_turns_on(model):
+  found = networks.read(model)
+  settings = generate.settings_of(found.config.sample)
+  on = settings._replace(cache=0.1)
+  cards = []
+  for curve in ((0.5,), (0.25,)):
+    found.config.sample.cache_curve = curve
+    cards.append([sample.card(found, one) for one in (settings, on)])
+  (off, one), (still_off, other) = cards
+  assert off == still_off and one != other
 
 
 def test_prompts_of_a_file_follow_those_of_flags(call, tmp_path):
@@ -252,6 +264,26 @@ def test_what_cannot_be_written_is_refused_before_it_is_made(
   with pytest.raises(ValueError, match=message) as error:
     call(**given)
   assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ('given', 'message'),
+  [
+    (dict(window=7), 'window=7 frames must be 1 . 4 k'),
+    (dict(overlap=9), 'overlap=9 latents must be from 1 to 7'),
+    (dict(cache=0.1), 'cache=0.1: the model has no cache_curve'),
+    (dict(sampler='eular'), "sampler 'eular' is unknown"),
+    (dict(steps=0), 'steps=0 must be 1 or more'),
+  ],
+)
+def test_settings_are_checked_before_an_input_is_encoded(
+  call, tmp_path, no_jit, given, message
+):
+  tiny.write_videos(tmp_path / 'in', [(9, 32, 32)])
+  given |= dict(task='extend', video=[str(tmp_path / 'in' / '0.mp4')])
+  with pytest.raises(ValueError, match=message):
+    call(**given)
+  assert not (tmp_path / 'out').exists()
 
 
 def test_samples_of_a_training_run_have_a_sheet(one_device, tmp_path):

@@ -138,11 +138,16 @@ def test_a_loop_has_four_frames_to_every_latent():
   [
     (
       lambda clip: tasks.extend(encode, clip, 4, 3),
-      'clip of 5 frames is shorter than the 9 frames of its end',
+      '--keep=3: a clip of 5 frames is shorter than the 9 frames of its end .*'
+      '--keep=2 is the most',
     ),
     (
       lambda clip: tasks.extend_backwards(encode, clip, 4, 2),
-      'shorter than the 9 frames of its beginning',
+      '--keep=2: .* shorter than the 9 frames of its beginning .*=1 is the m',
+    ),
+    (
+      lambda clip: tasks.extend_backwards(encode, clip[:4], 4, 1),
+      'shorter than the 5 frames of its beginning .* give a longer one',
     ),
     (
       lambda clip: tasks.connect(encode, clip, clip[:, :8], 4, 1),
