@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from sora_jax import certificate, provenance, watermark
 from sora_jax.data import video
 
-# What a flag of --unlabelled would be without a meaning beside.
+# These flags say how to label: beside --unlabelled they mean nothing.
 FLAGS = ('label_prompt', 'tsa_url', 'visible_label', 'certificate', 'key')
 LETTERS = 'AI'
 
