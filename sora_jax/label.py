@@ -98,7 +98,8 @@ def write(
       no file is written.
     OSError: it cannot be written.
   """
-  data = video.encode(path, (marked(part, label) for part in parts), fps)
+  pixels = (marked(part, label, again=bool(inputs)) for part in parts)
+  data = video.encode(path, pixels, fps)
   file = data
   if label.signer:
     try:
@@ -114,12 +115,12 @@ def write(
 
 
 def marked(
-  frames: UInt8[np.ndarray, 'T H W 3'], label: Label
+  frames: UInt8[np.ndarray, 'T H W 3'], label: Label, again: bool = False
 ) -> UInt8[np.ndarray, 'T H W 3']:
-  """Frames with what the label puts into their pixels."""
+  """Frames with what the label puts into pixels, perhaps of a labelled file."""
   if label.visible:
     frames = lettered(frames)
-  return watermark.mark(frames) if label.signer else frames
+  return watermark.mark(frames, again) if label.signer else frames
 
 
 def lettered(

@@ -100,6 +100,26 @@ def test_small_frames_are_left_as_they_are(clips):
   assert watermark.mark(small) is small
 
 
+def test_no_frames_are_marked_to_no_frames(clips):
+  assert watermark.mark(clips[0][:0]).shape == (0, 256, 256, 3)
+
+
+@pytest.mark.parametrize('crf', [None, 18])
+def test_what_is_marked_is_not_marked_again(clips, crf):
+  for clip in clips:
+    marked = watermark.mark(clip)
+    marked = encoded(marked, crf) if crf else marked
+    np.testing.assert_array_equal(watermark.mark(marked, again=True), marked)
+
+
+def test_new_frames_and_new_tiles_beside_marked_ones_are_marked(clips):
+  """Of 300 rows, which are no whole number of tiles."""
+  clip = np.concatenate([clips[0], clips[0]], axis=1)[:, 30:330]
+  kept, wanted = clip.copy(), watermark.mark(clip)
+  kept[:4, :, :128] = wanted[:4, :, :128]
+  np.testing.assert_array_equal(watermark.mark(kept, again=True), wanted)
+
+
 def test_a_larger_frame_is_marked_all_over(clips):
   wide = np.concatenate([clips[0], clips[0]], axis=2)
   marked = watermark.mark(wide)
