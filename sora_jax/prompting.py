@@ -221,7 +221,9 @@ def inputs_of(flags: types.SimpleNamespace) -> tuple[provenance.Input, ...]:
   if mask and ',' not in mask:
     roles.append((mask, provenance.INPUT))
   return tuple(
-    provenance.Input(epath.Path(name).name, epath.Path(name).read_bytes(), role)
+    provenance.examine(
+      epath.Path(name).name, epath.Path(name).read_bytes(), role
+    )
     for name, role in roles
   )
 

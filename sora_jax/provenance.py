@@ -48,18 +48,6 @@ TRUSTED, VALID, TAMPERED = 'trusted', 'valid', 'tampered'
 UNLABELLED, WATERMARK_ONLY = 'unlabelled', 'watermark only'
 
 
-class Input(NamedTuple):
-  """A file that a clip is made of, and as what it went in."""
-
-  name: str
-  data: bytes
-  role: str  # PARENT, COMPONENT or INPUT
-
-  @property
-  def suffix(self) -> str:
-    return '.' + self.name.rpartition('.')[2].lower()
-
-
 class Ingredient(NamedTuple):
   """What a label says of an input."""
 
@@ -80,6 +68,25 @@ class Report(NamedTuple):
   source_type: str = ''  # of IPTC, its last word
   facts: dict[str, Any] = {}
   inputs: tuple[Ingredient, ...] = ()
+
+
+class Input(NamedTuple):
+  """A file that a clip is made of, as what it went in, and its own label."""
+
+  name: str
+  data: bytes
+  role: str  # PARENT, COMPONENT or INPUT
+  report: Report
+
+  @property
+  def suffix(self) -> str:
+    return '.' + self.name.rpartition('.')[2].lower()
+
+
+def examine(name: str, data: bytes, role: str) -> Input:
+  """An input; its label is read here, once for all clips made of it."""
+  blank = Input(name, data, role, Report(UNLABELLED))
+  return blank._replace(report=read(data, blank.suffix))
 
 
 def sign(
@@ -218,8 +225,7 @@ def _context(trust: str = '', hosts: list[str] | None = None) -> c2pa.Context:
 
 def _opens(each: Input) -> bool:
   """Whether C2PA can take over the history of an input, or finds none."""
-  label = read(each.data, each.suffix)
-  return each.suffix in TYPES and UNREADABLE not in label.reasons
+  return each.suffix in TYPES and UNREADABLE not in each.report.reasons
 
 
 def _claim(facts: dict[str, Any], inputs: tuple[Input, ...]) -> dict[str, Any]:
@@ -240,10 +246,9 @@ def _claim(facts: dict[str, Any], inputs: tuple[Input, ...]) -> dict[str, Any]:
 
 
 def _ingredient(index: int, each: Input) -> dict[str, Any]:
-  label = read(each.data, each.suffix).verdict
   digest = hashlib.sha256(each.data).hexdigest()
   return {
-    'description': f'{label}, SHA-256 {digest}',
+    'description': f'{each.report.verdict}, SHA-256 {digest}',
     'title': each.name,
     'format': TYPES.get(each.suffix, 'application/octet-stream'),
     'relationship': each.role,

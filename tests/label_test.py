@@ -90,7 +90,7 @@ def test_frames_that_are_kept_again_and_again_are_marked_once(tmp_path):
     assert watermark.found(frames)
     assert watermark.found(video.read_frames(path, 5, 5))
     inputs = (
-      provenance.Input(path.name, path.read_bytes(), provenance.PARENT),
+      provenance.examine(path.name, path.read_bytes(), provenance.PARENT),
     )
   assert min(quality) > quality[0] - 2  # of encoding; a mark takes 3 to 5
 

@@ -31,7 +31,7 @@ def files():
   frames = tiny.gradient(5, 32, 32)
   count = lambda suffix: 1 if suffix in encoders.STILLS else 5
   return {
-    suffix: encode(frames[: count(suffix)], 10.0)
+    suffix: encode(iter(frames[: count(suffix)]), 10.0)
     for suffix, encode in encoders.ENCODERS.items()
   }
 
@@ -150,7 +150,7 @@ def test_an_edited_prompt_is_tampered(signed):
 
 
 def test_a_label_moved_to_another_video_is_tampered(signed, files, signer):
-  other = encoders.mp4(tiny.gradient(5, 32, 32, seed=1), 10.0)
+  other = encoders.mp4(iter(tiny.gradient(5, 32, 32, seed=1)), 10.0)
   other = provenance.sign(other, '.mp4', signer, FACTS)
   media = other.index(b'moov')
   own = signed['.mp4']
@@ -171,12 +171,12 @@ def test_a_file_copied_by_its_streams_or_encoded_again_is_unlabelled(signed):
         target.mux(packet)
   assert verdict(copy.getvalue()) == 'unlabelled'
   frames = video.read_frames(signed['.mp4'], 0, 5)
-  assert verdict(encoders.mp4(frames, 10.0)) == 'unlabelled'
+  assert verdict(encoders.mp4(iter(frames), 10.0)) == 'unlabelled'
 
 
 def test_a_labelled_input_keeps_its_history(signed, files, signer):
   inputs = tuple(
-    provenance.Input('one.mp4', signed['.mp4'], role) for role in ROLES
+    provenance.examine('one.mp4', signed['.mp4'], role) for role in ROLES
   )
   for each in inputs:
     made = provenance.sign(files['.mp4'], '.mp4', signer, FACTS, (each,))
@@ -188,7 +188,7 @@ def test_a_labelled_input_keeps_its_history(signed, files, signer):
     mixed = each.role != provenance.INPUT
     assert report.source_type.startswith('composite') == mixed
     # And keeps it through another step.
-    again = provenance.Input('two.mp4', made, provenance.PARENT)
+    again = provenance.examine('two.mp4', made, provenance.PARENT)
     last = provenance.sign(files['.mp4'], '.mp4', signer, FACTS, (again,))
     assert last.count(b'a small red ball') == 3
     place = last.index(b'a small red ball')
@@ -203,7 +203,7 @@ def test_inputs_without_a_label_and_tampered_ones_are_said_so(
   open_byte = flipped(signed['.mp4'], 9)  # which C2PA does not notice
   no_store = flipped(signed['.mp4'], signed['.mp4'].index(b'jumb'))
   inputs = tuple(
-    provenance.Input(name, data, provenance.COMPONENT)
+    provenance.examine(name, data, provenance.COMPONENT)
     for name, data in {
       'plain.mp4': files['.mp4'],
       'changed.mp4': changed,

@@ -22,7 +22,7 @@ def files(tmp_path):
   again = video.read_frames(path('good.mp4'), 0, 5)
   video.write_video(path('again.mp4'), again, 10.0)
   inputs = tuple(
-    provenance.Input(name, path(name).read_bytes(), provenance.COMPONENT)
+    provenance.examine(name, path(name).read_bytes(), provenance.COMPONENT)
     for name in ('good.mp4', 'plain.mp4')
   )
   label.write(path('edit.mp4'), [frames], 10.0, mine, lambda: facts, inputs)
