@@ -21,6 +21,9 @@ from sora_jax.data import video
 # These flags say how to label: beside --unlabelled they mean nothing.
 FLAGS = ('label_prompt', 'tsa_url', 'visible_label', 'certificate', 'key')
 LETTERS = 'AI'
+# Facts that may name folders of this computer: a manifest beside the files
+# keeps them, their labels do not.
+PRIVATE = ('xla_flags',)
 
 
 class Label(NamedTuple):
@@ -90,7 +93,8 @@ def write(
     parts: Frames, in any number of parts.
     fps: Frames per second.
     label: How it is labelled.
-    facts: Asked for what the label tells, when all frames are there.
+    facts: Asked for what the label tells, when all frames are there; those
+      that are PRIVATE it does not.
     inputs: Files that it is made of.
 
   Raises:
@@ -102,9 +106,10 @@ def write(
   data = video.encode(path, pixels, fps)
   file = data
   if label.signer:
+    told = {k: v for k, v in facts().items() if k not in PRIVATE}
     try:
       file = provenance.sign(
-        data, path.suffix.lower(), label.signer, facts(), inputs, label.tsa_url
+        data, path.suffix.lower(), label.signer, told, inputs, label.tsa_url
       )
     except ValueError as error:
       raise ValueError(

@@ -33,10 +33,10 @@ def test_a_certificate_of_the_user_signs(tmp_path, monkeypatch):
   assert not certificate.home().exists()
 
 
-def write(path, frames, made, inputs=()):
+def write(path, frames, made, inputs=(), **more):
   cut = len(frames) // 2  # where it is cut does not matter
   parts = [frames[:0], frames[:cut], frames[cut:]]
-  facts = lambda: {'seed': 1}
+  facts = lambda: {'seed': 1} | more
   return label.write(epath.Path(path), parts, 10.0, made, facts, inputs)
 
 
@@ -66,6 +66,15 @@ def test_a_failing_signature_fails_the_write_unless_none_is_wanted(
     with pytest.raises(ValueError, match='a.mp4: .* no ink; --unlabelled'):
       write(path, frames, made)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_flags_of_a_compiler_do_not_leave_with_a_file(tmp_path):
+  path = tmp_path / 'a.mp4'
+  flags = '--xla_dump_to=/home/someone'
+  write(path, tiny.gradient(5, 32, 32), of(), xla_flags=flags)
+  facts = provenance.read(path.read_bytes(), '.mp4').facts
+  assert facts['seed'] == 1 and 'xla_flags' not in facts
+  assert b'someone' not in path.read_bytes()
 
 
 def test_large_frames_are_marked_unless_unlabelled(tmp_path):
