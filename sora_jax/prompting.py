@@ -221,10 +221,10 @@ def inputs_of(flags: types.SimpleNamespace) -> tuple[provenance.Input, ...]:
   roles += [(name, provenance.COMPONENT) for name in images]
   if mask and ',' not in mask:
     roles.append((mask, provenance.INPUT))
+  told = getattr(flags, 'label_prompt', False)
   inputs = []
   for i, (name, role) in enumerate(roles, 1):
     path = epath.Path(name)
-    told = getattr(flags, 'label_prompt', False)
     title = path.name if told else f'input {i}{path.suffix}'
     inputs.append(provenance.examine(title, path.read_bytes(), role))
   return tuple(inputs)
