@@ -18,9 +18,12 @@ from PIL import Image, ImageDraw, ImageFont
 from sora_jax import certificate, provenance, watermark
 from sora_jax.data import video
 
-# What a flag of --unlabelled would be without a meaning beside.
+# These flags say how to label: beside --unlabelled they mean nothing.
 FLAGS = ('label_prompt', 'tsa_url', 'visible_label', 'certificate', 'key')
 LETTERS = 'AI'
+# Facts that may name folders of this computer: a manifest beside the files
+# keeps them, their labels do not.
+PRIVATE = ('xla_flags',)
 
 
 class Label(NamedTuple):
@@ -90,7 +93,8 @@ def write(
     parts: Frames, in any number of parts.
     fps: Frames per second.
     label: How it is labelled.
-    facts: Asked for what the label tells, when all frames are there.
+    facts: Asked for what the label tells, when all frames are there; those
+      that are PRIVATE it does not.
     inputs: Files that it is made of.
 
   Raises:
@@ -98,12 +102,14 @@ def write(
       no file is written.
     OSError: it cannot be written.
   """
-  data = video.encode(path, (marked(part, label) for part in parts), fps)
+  pixels = (marked(part, label, again=bool(inputs)) for part in parts)
+  data = video.encode(path, pixels, fps)
   file = data
   if label.signer:
+    told = {k: v for k, v in facts().items() if k not in PRIVATE}
     try:
       file = provenance.sign(
-        data, path.suffix.lower(), label.signer, facts(), inputs, label.tsa_url
+        data, path.suffix.lower(), label.signer, told, inputs, label.tsa_url
       )
     except ValueError as error:
       raise ValueError(
@@ -114,12 +120,12 @@ def write(
 
 
 def marked(
-  frames: UInt8[np.ndarray, 'T H W 3'], label: Label
+  frames: UInt8[np.ndarray, 'T H W 3'], label: Label, again: bool = False
 ) -> UInt8[np.ndarray, 'T H W 3']:
-  """Frames with what the label puts into their pixels."""
+  """Frames with what the label puts into pixels, perhaps of a labelled file."""
   if label.visible:
     frames = lettered(frames)
-  return watermark.mark(frames) if label.signer else frames
+  return watermark.mark(frames, again) if label.signer else frames
 
 
 def lettered(

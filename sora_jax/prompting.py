@@ -219,7 +219,8 @@ def inputs_of(flags: types.SimpleNamespace) -> tuple[provenance.Input, ...]:
   """The files that a scene is made of, as their labels go into its own.
 
   A single video is what the clip was before; several, and images, are parts
-  of it; a mask only steers.
+  of it; a mask only steers. Names of files may hold a prompt, so they stay out
+  where it does.
   """
   videos = list(getattr(flags, 'video', None) or ())
   images = list(getattr(flags, 'image', None) or ())
@@ -229,10 +230,13 @@ def inputs_of(flags: types.SimpleNamespace) -> tuple[provenance.Input, ...]:
   roles += [(name, provenance.COMPONENT) for name in images]
   if mask and ',' not in mask:
     roles.append((mask, provenance.INPUT))
-  return tuple(
-    provenance.Input(epath.Path(name).name, epath.Path(name).read_bytes(), role)
-    for name, role in roles
-  )
+  told = getattr(flags, 'label_prompt', False)
+  inputs = []
+  for i, (name, role) in enumerate(roles, 1):
+    path = epath.Path(name)
+    title = path.name if told else f'input {i}{path.suffix}'
+    inputs.append(provenance.examine(title, path.read_bytes(), role))
+  return tuple(inputs)
 
 
 def _check_given(name: str, task: Task, given: dict[str, Any]) -> None:

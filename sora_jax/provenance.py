@@ -46,18 +46,7 @@ UNKNOWN_SIGNER = 'signingCredential.untrusted'  # as C2PA says it
 UNREADABLE = 'the manifest cannot be read'  # as a reason
 TRUSTED, VALID, TAMPERED = 'trusted', 'valid', 'tampered'
 UNLABELLED, WATERMARK_ONLY = 'unlabelled', 'watermark only'
-
-
-class Input(NamedTuple):
-  """A file that a clip is made of, and as what it went in."""
-
-  name: str
-  data: bytes
-  role: str  # PARENT, COMPONENT or INPUT
-
-  @property
-  def suffix(self) -> str:
-    return '.' + self.name.rpartition('.')[2].lower()
+WORSE_AND_WORSE = VALID, UNLABELLED, TAMPERED  # of inputs
 
 
 class Ingredient(NamedTuple):
@@ -75,11 +64,31 @@ class Report(NamedTuple):
   verdict: str
   reasons: tuple[str, ...] = ()  # why it is not valid
   signer: str = ''
-  time: str = ''  # of a trusted stamp
+  time: str = ''  # of a stamp on this signature, by whatever authority
+  time_trusted: bool = False  # whether that authority is trusted
   generator: str = ''
   source_type: str = ''  # of IPTC, its last word
   facts: dict[str, Any] = {}
   inputs: tuple[Ingredient, ...] = ()
+
+
+class Input(NamedTuple):
+  """A file that a clip is made of, as what it went in, and its own label."""
+
+  name: str
+  data: bytes
+  role: str  # PARENT, COMPONENT or INPUT
+  report: Report
+
+  @property
+  def suffix(self) -> str:
+    return '.' + self.name.rpartition('.')[2].lower()
+
+
+def examine(name: str, data: bytes, role: str) -> Input:
+  """An input; its label is read here, once for all clips made of it."""
+  blank = Input(name, data, role, Report(UNLABELLED))
+  return blank._replace(report=read(data, blank.suffix))
 
 
 def sign(
@@ -137,68 +146,100 @@ def read(data: bytes, suffix: str, trust: str = '') -> Report:
     return Report(TAMPERED, (UNREADABLE,)) if left else Report(UNLABELLED)
   with reader:
     told = json.loads(reader.json())
-  if told.get('active_manifest') not in told['manifests']:  # a name changed
-    return Report(TAMPERED, (UNREADABLE,))
   return _judged(told, data, suffix)
 
 
 def _judged(told: dict[str, Any], data: bytes, suffix: str) -> Report:
-  claim = told['manifests'][told['active_manifest']]
-  assertions = {a['label']: a['data'] for a in claim.get('assertions', ())}
+  """What C2PA tells of a file, which its signer may have filled with anything.
+
+  So every step down is by `_at`; a label of a wrong shape counts as damaged.
+  """
+  active = _at(told, 'active_manifest', kind=str)
+  claim = _at(told, 'manifests', active, kind=dict)
+  assertions = {
+    _at(each, 'label', kind=str): _at(each, 'data')
+    for each in _at(claim, 'assertions', kind=list)
+  }
   facts = assertions.get(FACTS, {})
-  results = told['validation_results']['activeManifest']
-  codes = (failure['code'] for failure in results['failure'])
-  reasons = tuple(code for code in codes if code != UNKNOWN_SIGNER)
-  verdict = {'Trusted': TRUSTED, 'Valid': VALID}.get(
-    told['validation_state'], TAMPERED
-  )
+  if not claim or not isinstance(facts, dict):
+    return Report(TAMPERED, (UNREADABLE,))
+  verdict, reasons = _verdict(told)
   if verdict != TAMPERED and 'seal' in facts:
     if not seal.holds(data, suffix, str(facts['seal'])):
       verdict, reasons = TAMPERED, ('a byte that C2PA leaves open is changed',)
-  signature = claim.get('signature_info', {})
+  signature = _at(claim, 'signature_info', kind=dict)
+  name = lambda field: _at(signature, field, kind=str)
+  passed = _codes(told, 'success')
   return Report(
     verdict,
     reasons,
-    signature.get('common_name') or signature.get('issuer', ''),
-    signature.get('time', ''),
-    _generator(claim),
-    _source_type(assertions),
-    facts,
-    tuple(_input_of(each, told) for each in claim.get('ingredients', ())),
+    signer=name('common_name') or name('issuer'),
+    time=name('time') if 'timeStamp.validated' in passed else '',
+    time_trusted='timeStamp.trusted' in passed,
+    generator=_generator(claim),
+    source_type=_source_type(assertions),
+    facts=facts,
+    inputs=tuple(
+      _ingredient_of(each, told, ours=FACTS in assertions)
+      for each in _at(claim, 'ingredients', kind=list)
+    ),
   )
 
 
-def _generator(claim: dict[str, Any]) -> str:
-  made = claim.get('claim_generator_info', [{}])[0]
-  return f'{made.get("name", "")} {made.get("version", "")}'.strip()
+def _verdict(told: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+  """The verdict of C2PA, and its reasons."""
+  reasons = tuple(c for c in _codes(told, 'failure') if c != UNKNOWN_SIGNER)
+  state = _at(told, 'validation_state', kind=str)
+  verdict = {'Trusted': TRUSTED, 'Valid': VALID}.get(state, TAMPERED)
+  return verdict, reasons
 
 
-def _input_of(each: dict[str, Any], told: dict[str, Any]) -> Ingredient:
-  """By what C2PA found of it and, of our own, by our stricter check."""
-  results = each.get('validation_results', {}).get('activeManifest', {})
-  codes = {failure['code'] for failure in results.get('failure', ())}
-  if 'active_manifest' not in each:
-    label = UNLABELLED
-  elif codes - {UNKNOWN_SIGNER}:
-    label = TAMPERED
-  else:
-    label = VALID
-  said = each.get('description', '').partition(',')[0]
-  if said in (VALID, TAMPERED, UNLABELLED):
-    label = said
-  history = told['manifests'].get(each.get('active_manifest'), {})
+def _codes(of: Any, outcome: str) -> list[str]:
+  """What C2PA found of a file or of an input."""
+  found = _at(of, 'validation_results', 'activeManifest', outcome, kind=list)
+  return [_at(each, 'code', kind=str) for each in found]
+
+
+def _generator(claim: Any) -> str:
+  made = next(iter(_at(claim, 'claim_generator_info', kind=list)), {})
+  fields = (_at(made, field, kind=str) for field in ('name', 'version'))
+  return ' '.join(fields).strip()
+
+
+def _ingredient_of(each: Any, told: dict[str, Any], ours: bool) -> Ingredient:
+  """The worse of what C2PA found of an input and what we found when we signed.
+
+  Others may write anything where we write our finding.
+  """
+  active = _at(each, 'active_manifest', kind=str)
+  labels = [VALID if active else UNLABELLED]
+  if set(_codes(each, 'failure')) - {UNKNOWN_SIGNER}:
+    labels.append(TAMPERED)
+  said = _at(each, 'description', kind=str).partition(',')[0]
+  if ours and said in WORSE_AND_WORSE:
+    labels.append(said)
   return Ingredient(
-    each.get('title', ''), each['relationship'], label, _generator(history)
+    _at(each, 'title', kind=str),
+    _at(each, 'relationship', kind=str),
+    max(labels, key=WORSE_AND_WORSE.index),
+    _generator(_at(told, 'manifests', active)),
   )
 
 
 def _source_type(assertions: dict[str, Any]) -> str:
   for label, data in assertions.items():
     if label.startswith('c2pa.actions'):
-      for action in data['actions']:
-        if 'digitalSourceType' in action:
-          return action['digitalSourceType'].rpartition('/')[2]
+      for action in _at(data, 'actions', kind=list):
+        if source := _at(action, 'digitalSourceType', kind=str):
+          return source.rpartition('/')[2]
   return ''
+
+
+def _at(value: Any, *path: str, kind: type = object) -> Any:
+  """What lies at a path of JSON; an empty `kind` where no such thing does."""
+  for name in path:
+    value = value.get(name) if isinstance(value, dict) else None
+  return value if isinstance(value, kind) else kind()
 
 
 def _context(trust: str = '', hosts: list[str] | None = None) -> c2pa.Context:
@@ -218,8 +259,7 @@ def _context(trust: str = '', hosts: list[str] | None = None) -> c2pa.Context:
 
 def _opens(each: Input) -> bool:
   """Whether C2PA can take over the history of an input, or finds none."""
-  label = read(each.data, each.suffix)
-  return each.suffix in TYPES and UNREADABLE not in label.reasons
+  return each.suffix in TYPES and UNREADABLE not in each.report.reasons
 
 
 def _claim(facts: dict[str, Any], inputs: tuple[Input, ...]) -> dict[str, Any]:
@@ -240,10 +280,9 @@ def _claim(facts: dict[str, Any], inputs: tuple[Input, ...]) -> dict[str, Any]:
 
 
 def _ingredient(index: int, each: Input) -> dict[str, Any]:
-  label = read(each.data, each.suffix).verdict
   digest = hashlib.sha256(each.data).hexdigest()
   return {
-    'description': f'{label}, SHA-256 {digest}',
+    'description': f'{each.report.verdict}, SHA-256 {digest}',
     'title': each.name,
     'format': TYPES.get(each.suffix, 'application/octet-stream'),
     'relationship': each.role,

@@ -31,7 +31,7 @@ def main(config: None, flags: types.SimpleNamespace) -> int:
   for name in flags.files:
     report = verify(name, trust)
     verdicts.append(report.verdict)
-    print(f'{name}: {report.verdict}')
+    print(f'{_plain(name)}: {report.verdict}')
     for line in lines_of(report):
       print(f'  {line}')
   return int(not set(verdicts) <= set(GOOD))
@@ -56,22 +56,39 @@ def marked(path: epath.PathLike) -> bool:
 
 
 def lines_of(report: provenance.Report) -> list[str]:
-  """A label in words, a line for each thing that it says."""
+  """A label in words, a line for each thing that it says.
+
+  Facts have names that their signer chose, and so a prefix.
+  """
   rows = {
     'because': ', '.join(report.reasons),
     'signed by': report.signer,
-    'time stamp': report.time or ('none' if report.signer else ''),
+    'time stamp': _time(report),
     'made by': report.generator,
     'source type': report.source_type,
   }
-  rows |= {name: str(value) for name, value in report.facts.items()}
   lines = [f'{name}: {value}' for name, value in rows.items() if value]
-  return lines + [_line_of(each) for each in report.inputs]
+  lines += [_line_of(each) for each in report.inputs]
+  lines += [f'says {name}: {value}' for name, value in report.facts.items()]
+  return [_plain(line) for line in lines]
+
+
+def _time(report: provenance.Report) -> str:
+  if not report.time:
+    return 'none' if report.signer else ''
+  known = 'trusted' if report.time_trusted else 'unknown'
+  return f'{report.time}, authority {known}'
 
 
 def _line_of(each: provenance.Ingredient) -> str:
+  """Its name, which is free, after what was found."""
   history = f', made by {each.generator}' if each.generator else ''
-  return f'input {each.name} ({each.role}): {each.label}{history}'
+  return f'{each.label} input ({each.role}): {each.name}{history}'
+
+
+def _plain(text: str) -> str:
+  """Without what ends a line or moves the cursor, so that none is forged."""
+  return ''.join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _anchors(path: str) -> str:

@@ -18,8 +18,9 @@ survives crops); Kuglin and Hines 1975 (phase correlation).
 import functools
 import hashlib
 
+import einops
 import numpy as np
-from jaxtyping import Complex, Float, Int, UInt8
+from jaxtyping import Bool, Complex, Float, Int, UInt8
 
 SMALLEST = 256  # pixels of the shorter side that are marked
 TILE = 128  # pixels, after which the pattern repeats
@@ -27,6 +28,9 @@ TILE = 128  # pixels, after which the pattern repeats
 # and finer than what most pictures are made of.
 BAND = 6, 22
 RMS = 2.2  # of 255; PSNR 41 dB
+# A score of one tile at its own place, which others pass in exp(-8) of cases.
+IN_PLACE = 4.0
+GREY = np.array([0.299, 0.587, 0.114], np.float32)
 
 # Sizes of a clip relative to what was marked; neighbours differ by as much as
 # shifts the waves by a third of the shortest at the edges of a window.
@@ -39,16 +43,45 @@ THRESHOLD = float(
 )  # 8.35
 
 
-def mark(frames: UInt8[np.ndarray, 'T H W 3']) -> UInt8[np.ndarray, 'T H W 3']:
-  """Frames with the pattern; smaller ones than SMALLEST have no room for it."""
+def mark(
+  frames: UInt8[np.ndarray, 'T H W 3'], again: bool = False
+) -> UInt8[np.ndarray, 'T H W 3']:
+  """Frames with the pattern; smaller ones than SMALLEST have no room for it.
+
+  Args:
+    frames: Any number of them.
+    again: Whether some may be kept of a file that was marked. What has the
+      pattern then stays as it is, tile by tile, or it would grow each time.
+  """
   _, height, width, _ = frames.shape
   if min(height, width) < SMALLEST:
     return frames
   times = -(-height // TILE), -(-width // TILE)
-  pattern = np.tile(_tile(), times)[:height, :width, None]
-  return np.stack([
-    np.rint(frame + pattern).clip(0, 255).astype(np.uint8) for frame in frames
-  ])
+  pattern = np.tile(_tile(), times)[:height, :width]
+  marked = np.empty_like(frames)
+  for frame, out in zip(frames, marked, strict=True):
+    added = np.where(_marked(frame), 0, pattern) if again else pattern
+    out[:] = np.rint(frame + added[..., None]).clip(0, 255)
+  return marked
+
+
+def _marked(frame: UInt8[np.ndarray, 'H W 3']) -> Bool[np.ndarray, 'H W']:
+  """Which tiles have the pattern where `mark` puts it."""
+  ky, kx, key = _waves()
+  rows, columns = (side - side % TILE for side in frame.shape[:2])
+  tiles = einops.rearrange(
+    _flattened(frame @ GREY)[:rows, :columns],
+    '(a y) (b x) -> a b y x',
+    y=TILE,
+    x=TILE,
+  )
+  waves_abK = np.fft.fft2(tiles)[..., ky, kx]
+  agree_abK = waves_abK / np.maximum(np.abs(waves_abK), 1e-6) * key.conj()
+  scores = agree_abK.real.sum(axis=-1) / np.sqrt(len(key) / 2)
+  marked = (scores > IN_PLACE).repeat(TILE, axis=0).repeat(TILE, axis=1)
+  # A rest that fills no tile goes with the one beside it.
+  rest = [(0, side % TILE) for side in frame.shape[:2]]
+  return np.pad(marked, rest, mode='edge')
 
 
 def found(frames: UInt8[np.ndarray, 'T H W 3']) -> bool:
@@ -114,7 +147,7 @@ def _picture(frames: UInt8[np.ndarray, 'T H W 3']) -> Float[np.ndarray, 'y x']:
   height, width = frames.shape[1:3]
   rows, columns = (_middle(side) for side in (height, width))
   chosen = frames[picks.round().astype(int)][:, rows, columns]
-  grey = chosen @ np.array([0.299, 0.587, 0.114], np.float32)
+  grey = chosen @ GREY
   flat = np.mean([_flattened(frame) for frame in grey], axis=0)
   fade = [np.hanning(side + 2)[1:-1] for side in flat.shape]
   return (flat * np.outer(*fade)).astype(np.float32)

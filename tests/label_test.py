@@ -7,7 +7,7 @@ import pytest
 import tiny
 from etils import epath
 
-from sora_jax import certificate, label, provenance, watermark
+from sora_jax import certificate, label, metrics, provenance, watermark
 from sora_jax.data import video
 
 
@@ -33,10 +33,11 @@ def test_a_certificate_of_the_user_signs(tmp_path, monkeypatch):
   assert not certificate.home().exists()
 
 
-def write(path, frames, made):
+def write(path, frames, made, inputs=(), **more):
   cut = len(frames) // 2  # where it is cut does not matter
-  parts = [frames[:cut], frames[cut:]]
-  return label.write(epath.Path(path), parts, 10.0, made, lambda: {'seed': 1})
+  parts = [frames[:0], frames[:cut], frames[cut:]]
+  facts = lambda: {'seed': 1} | more
+  return label.write(epath.Path(path), parts, 10.0, made, facts, inputs)
 
 
 def test_equal_frames_are_equal_before_signing_only(tmp_path):
@@ -67,6 +68,15 @@ def test_a_failing_signature_fails_the_write_unless_none_is_wanted(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_flags_of_a_compiler_do_not_leave_with_a_file(tmp_path):
+  path = tmp_path / 'a.mp4'
+  flags = '--xla_dump_to=/home/someone'
+  write(path, tiny.gradient(5, 32, 32), of(), xla_flags=flags)
+  facts = provenance.read(path.read_bytes(), '.mp4').facts
+  assert facts['seed'] == 1 and 'xla_flags' not in facts
+  assert b'someone' not in path.read_bytes()
+
+
 def test_large_frames_are_marked_unless_unlabelled(tmp_path):
   frames = tiny.gradient(5, 256, 256)
   for unlabelled in (False, True):
@@ -74,6 +84,24 @@ def test_large_frames_are_marked_unless_unlabelled(tmp_path):
     write(path, frames, of(unlabelled=unlabelled))
     read = video.read_frames(path, 0, 5)
     assert watermark.found(read) != unlabelled
+
+
+def test_frames_that_are_kept_again_and_again_are_marked_once(tmp_path):
+  """And frames that are new beside them are marked too."""
+  # Grey: a video holds colours at half the size only.
+  first = tiny.gradient(5, 256, 256)[..., :1].repeat(3, axis=-1)
+  frames, inputs, quality = first, (), []
+  for i in range(3):
+    path = tmp_path / f'{i}.mp4'
+    write(path, np.concatenate([frames, first[::-1]]), of(), inputs)
+    frames = video.read_frames(path, 0, 5)
+    quality.append(metrics.psnr(frames, first))
+    assert watermark.found(frames)
+    assert watermark.found(video.read_frames(path, 5, 5))
+    inputs = (
+      provenance.examine(path.name, path.read_bytes(), provenance.PARENT),
+    )
+  assert min(quality) > quality[0] - 2  # of encoding; a mark takes 3 to 5
 
 
 @pytest.mark.parametrize('side', [48, 64, 256])

@@ -302,6 +302,17 @@ def test_wrong_combinations_are_refused_in_one_line(
   assert '\n' not in str(error.value)
 
 
+@pytest.mark.parametrize('told', [False, True])
+def test_inputs_are_named_where_the_prompt_is_told(files, told):
+  flags = types.SimpleNamespace(
+    video=[str(files / 'a.mp4')], mask=str(files / 'mask.png')
+  )
+  flags.label_prompt = told
+  names = [each.name for each in prompting.inputs_of(flags)]
+  own = ['a.mp4', 'mask.png']
+  assert names == (own if told else ['input 1.mp4', 'input 2.png'])
+
+
 def test_the_manifest_says_what_a_clip_was_made_from(
   networks, files, tmp_path, one_device
 ):

@@ -1,7 +1,10 @@
 """Labels in files: what they say, and that nothing else verifies."""
 
+import functools
 import http.server
 import io
+import json
+import operator
 import random
 import re
 import shutil
@@ -9,11 +12,12 @@ import subprocess
 import threading
 
 import av
+import c2pa
 import numpy as np
 import pytest
 import tiny
 
-from sora_jax import certificate, provenance, seal
+from sora_jax import certificate, provenance, seal, verify
 from sora_jax.data import encoders, video
 
 FACTS = {'model': 'balls', 'seed': 3, 'prompt': 'a small red ball'}
@@ -31,7 +35,7 @@ def files():
   frames = tiny.gradient(5, 32, 32)
   count = lambda suffix: 1 if suffix in encoders.STILLS else 5
   return {
-    suffix: encode(frames[: count(suffix)], 10.0)
+    suffix: encode(iter(frames[: count(suffix)]), 10.0)
     for suffix, encode in encoders.ENCODERS.items()
   }
 
@@ -150,7 +154,7 @@ def test_an_edited_prompt_is_tampered(signed):
 
 
 def test_a_label_moved_to_another_video_is_tampered(signed, files, signer):
-  other = encoders.mp4(tiny.gradient(5, 32, 32, seed=1), 10.0)
+  other = encoders.mp4(iter(tiny.gradient(5, 32, 32, seed=1)), 10.0)
   other = provenance.sign(other, '.mp4', signer, FACTS)
   media = other.index(b'moov')
   own = signed['.mp4']
@@ -171,12 +175,12 @@ def test_a_file_copied_by_its_streams_or_encoded_again_is_unlabelled(signed):
         target.mux(packet)
   assert verdict(copy.getvalue()) == 'unlabelled'
   frames = video.read_frames(signed['.mp4'], 0, 5)
-  assert verdict(encoders.mp4(frames, 10.0)) == 'unlabelled'
+  assert verdict(encoders.mp4(iter(frames), 10.0)) == 'unlabelled'
 
 
 def test_a_labelled_input_keeps_its_history(signed, files, signer):
   inputs = tuple(
-    provenance.Input('one.mp4', signed['.mp4'], role) for role in ROLES
+    provenance.examine('one.mp4', signed['.mp4'], role) for role in ROLES
   )
   for each in inputs:
     made = provenance.sign(files['.mp4'], '.mp4', signer, FACTS, (each,))
@@ -188,7 +192,7 @@ def test_a_labelled_input_keeps_its_history(signed, files, signer):
     mixed = each.role != provenance.INPUT
     assert report.source_type.startswith('composite') == mixed
     # And keeps it through another step.
-    again = provenance.Input('two.mp4', made, provenance.PARENT)
+    again = provenance.examine('two.mp4', made, provenance.PARENT)
     last = provenance.sign(files['.mp4'], '.mp4', signer, FACTS, (again,))
     assert last.count(b'a small red ball') == 3
     place = last.index(b'a small red ball')
@@ -203,7 +207,7 @@ def test_inputs_without_a_label_and_tampered_ones_are_said_so(
   open_byte = flipped(signed['.mp4'], 9)  # which C2PA does not notice
   no_store = flipped(signed['.mp4'], signed['.mp4'].index(b'jumb'))
   inputs = tuple(
-    provenance.Input(name, data, provenance.COMPONENT)
+    provenance.examine(name, data, provenance.COMPONENT)
     for name, data in {
       'plain.mp4': files['.mp4'],
       'changed.mp4': changed,
@@ -222,6 +226,90 @@ def test_inputs_without_a_label_and_tampered_ones_are_said_so(
     'broken.mp4': 'tampered',
     'film.webm': 'unlabelled',
   }
+
+
+def foreign(data, signer, assertions=(), ingredients=()):
+  """An mp4 with whatever a stranger signs; of its inputs, their bytes too."""
+  claim = {
+    'claim_generator_info': [{'name': 'other', 'version': '1'}],
+    'assertions': [
+      {
+        'label': 'c2pa.actions.v2',
+        'data': {'actions': provenance._actions(())},
+      },
+      *assertions,
+    ],
+  }
+  info = c2pa.C2paSignerInfo(signer.algorithm, signer.chain, signer.key, None)
+  signed, context = io.BytesIO(), provenance._context()
+  with (
+    c2pa.Builder.from_json(json.dumps(claim), context) as builder,
+    c2pa.Signer.from_info(info) as pen,
+  ):
+    for fields, media in ingredients:
+      told = {'title': 'a.mp4', 'relationship': 'componentOf'} | fields
+      builder.add_ingredient(told, 'video/mp4', io.BytesIO(media))
+    builder.sign(pen, 'video/mp4', io.BytesIO(data), signed)
+  return signed.getvalue()
+
+
+def test_an_input_is_no_better_than_c2pa_found_it(signed, files, signer):
+  """Also where the description says so."""
+  media, part = files['.mp4'], provenance.COMPONENT
+  changed = flipped(signed['.mp4'], -9)
+  for data, found in ((changed, 'tampered'), (media, 'unlabelled')):
+    said = provenance.Report('valid')
+    each = provenance.Input('a.mp4', data, part, said)
+    made = provenance.sign(media, '.mp4', signer, FACTS, (each,))
+    assert b'valid, SHA-256' in made
+    assert provenance.read(made, '.mp4').inputs[0].label == found
+
+
+def test_what_strangers_write_of_an_input_is_no_finding(signed, files, signer):
+  media, good = files['.mp4'], signed['.mp4']
+  for data, label in ((good, 'valid'), (flipped(good, -9), 'tampered')):
+    for said in ('valid, ...', 'tampered, ...'):
+      made = foreign(media, signer, (), [({'description': said}, data)])
+      report = provenance.read(made, '.mp4')
+      assert report.verdict == 'valid' and report.generator == 'other 1'
+      assert report.inputs[0].label == label
+
+
+@pytest.mark.parametrize('facts', [[1], 'text', 5, None])
+def test_facts_of_a_wrong_shape_are_tampered(files, signer, facts):
+  assertion = {'label': provenance.FACTS, 'data': facts}
+  made = foreign(files['.mp4'], signer, [assertion])
+  assert verdict(made) == 'tampered'
+
+
+def places(value, path=()):
+  """The paths to all that is in a tree of JSON."""
+  items = {dict: dict.items, list: enumerate}.get(type(value), lambda _: ())
+  for name, part in items(value):
+    yield (*path, name)
+    yield from places(part, (*path, name))
+
+
+def test_a_label_of_any_shape_has_a_verdict(signed, files, signer):
+  """Each part of what C2PA tells left out, or of each other type."""
+  inputs = (provenance.examine('a.mp4', signed['.mp4'], provenance.PARENT),)
+  data = provenance.sign(files['.mp4'], '.mp4', signer, FACTS, inputs)
+  with c2pa.Reader(
+    'video/mp4', io.BytesIO(data), context=provenance._context()
+  ) as reader:
+    text = reader.json()
+  verdicts = set()
+  for *path, last in places(json.loads(text)):
+    for value in ('left out', None, 5, 'text', [], [5], {}, {'a': []}):
+      told = json.loads(text)
+      parent = functools.reduce(operator.getitem, path, told)
+      parent[last] = value
+      if value == 'left out':
+        del parent[last]
+      report = provenance._judged(told, data, '.mp4')
+      verdicts.add(report.verdict)
+      assert all(isinstance(x, str) for x in verify.lines_of(report))
+  assert verdicts == {'valid', 'tampered'}
 
 
 def test_large_labels_are_read_back(signer, files):
@@ -325,12 +413,15 @@ def clock(tmp_path):
 
 
 def test_a_time_stamp_is_asked_of_the_authority_that_is_given(
-  clock, signer, files
+  clock, signer, files, tmp_path
 ):
   made = provenance.sign(files['.mp4'], '.mp4', signer, FACTS, tsa_url=clock)
   report = provenance.read(made, '.mp4')
   assert report.verdict == 'valid'
-  assert report.time.startswith('20')
+  assert report.time.startswith('20') and not report.time_trusted
+  root = (tmp_path / 'root.pem').read_text()
+  report = provenance.read(made, '.mp4', root)
+  assert report.time.startswith('20') and report.time_trusted
 
 
 def test_a_time_stamp_that_does_not_come_fails(signer, files):

@@ -13,7 +13,7 @@ import pytest
 import tiny
 from etils import epath
 
-from sora_jax import generate, networks, sample, tasks, verify
+from sora_jax import generate, networks, provenance, sample, tasks, verify
 from sora_jax.data import video
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -108,8 +108,9 @@ def test_a_second_call_makes_what_is_missing_or_changed_only(
     others = call(**change)
     assert count_made[-1] == 2
     # Other seeds have files of their own; another number of steps has not.
-    assert len(others) == 4 and all(row in others for row in rows)
-    made = {row['latent_sha256'] for row in others if row not in rows}
+    new = [row for row in others if row not in rows]
+    assert len(others) == 4 and len(new) == 2
+    made = {row['latent_sha256'] for row in new}
     assert len(made) == 2 and not made & known
     known |= made
 
@@ -212,11 +213,24 @@ def test_a_video_that_goes_on_names_the_one_before(call, tmp_path):
   given = dict(task='extend', video=[str(path)], keep=1, frames=4)
   row, *_ = call(out=str(tmp_path / 'more'), prompt=['on'], **given)
   report = verify.verify(tmp_path / 'more' / row['file'])
+  # The file is named after its prompt.
+  assert b'ball' not in (tmp_path / 'more' / row['file']).read_bytes()
   assert report.verdict == 'valid'
   assert report.source_type == 'compositeWithTrainedAlgorithmicMedia'
   ((name, role, label, generator),) = report.inputs
-  assert (name, role, label) == (path.name, 'parentOf', 'valid')
+  assert (name, role, label) == ('input 1.mp4', 'parentOf', 'valid')
   assert generator.startswith('sora_jax')
+
+
+def test_an_input_is_read_once_for_all_prompts(call, tmp_path, monkeypatch):
+  before, _ = call()
+  path = tmp_path / 'out' / before['file']
+  data, seen, read = path.read_bytes(), [], provenance.read
+  counted = lambda *args: seen.append(args[0]) or read(*args)
+  monkeypatch.setattr(provenance, 'read', counted)
+  given = dict(task='extend', video=[str(path)], keep=1, frames=4)
+  call(out=str(tmp_path / 'more'), **given)
+  assert len(seen) == 3 and seen.count(data) == 1  # and each of two results
 
 
 def test_a_full_disk_is_told_and_leaves_what_was_made(

@@ -10,7 +10,7 @@ from sora_jax.data import encoders
 
 @pytest.fixture(scope='module')
 def signed():
-  data = encoders.mp4(tiny.gradient(5, 32, 32), 10.0)
+  data = encoders.mp4(iter(tiny.gradient(5, 32, 32)), 10.0)
   return provenance.sign(data, '.mp4', certificate.local(), {})
 
 
@@ -26,7 +26,7 @@ def test_a_seal_holds_with_its_own_key_only(signed):
 
 
 def test_a_file_without_a_manifest_has_no_seal(signed):
-  plain = encoders.mp4(tiny.gradient(5, 32, 32), 10.0)
+  plain = encoders.mp4(iter(tiny.gradient(5, 32, 32)), 10.0)
   assert not seal.holds(plain, '.mp4', key_of(signed))
 
 

@@ -22,7 +22,7 @@ def files(tmp_path):
   again = video.read_frames(path('good.mp4'), 0, 5)
   video.write_video(path('again.mp4'), again, 10.0)
   inputs = tuple(
-    provenance.Input(name, path(name).read_bytes(), provenance.COMPONENT)
+    provenance.examine(name, path(name).read_bytes(), provenance.COMPONENT)
     for name in ('good.mp4', 'plain.mp4')
   )
   label.write(path('edit.mp4'), [frames], 10.0, mine, lambda: facts, inputs)
@@ -70,13 +70,45 @@ def test_trust_is_given_by_a_file_of_certificates(call):
 def test_what_the_label_says_is_told(call):
   _, said = call('edit.mp4')
   lines = [line.strip() for line in said.splitlines()[1:]]
-  assert 'seed: 7' in lines and 'prompt: a small red ball' in lines
+  assert 'says seed: 7' in lines
+  assert 'says prompt: a small red ball' in lines
   assert 'time stamp: none' in lines
   assert any(
-    line.startswith('input good.mp4 (componentOf): valid, made by sora_jax')
+    line.startswith('valid input (componentOf): good.mp4, made by sora_jax')
     for line in lines
   )
-  assert 'input plain.mp4 (componentOf): unlabelled' in lines
+  assert 'unlabelled input (componentOf): plain.mp4' in lines
+
+
+def test_what_a_label_says_cannot_look_like_what_was_found(files, call):
+  path = epath.Path(files / 'forged.mp4')
+  forged = 'x\r\n  signed by: someone\x1b[2K\u2028\u202e'
+  facts = {'signed by': 'someone', forged: 1, 'é': forged}
+  inputs = (provenance.examine(forged, b'', provenance.COMPONENT),)
+  mine = label.Label(certificate.local())
+  label.write(
+    path, [tiny.gradient(5, 32, 32)], 10.0, mine, lambda: facts, inputs
+  )
+  _, said = call('forged.mp4')
+  assert 'says é: x\\r\\n' in said
+  lines = said.splitlines()
+  signed = [line for line in lines if line.startswith('  signed by: ')]
+  assert signed == ['  signed by: sora_jax on this computer']
+  assert all(line.isprintable() for line in lines)
+  assert '  says signed by: someone' in lines
+  assert len(lines) == 10  # verdict, 4 found, an input, 4 said with the seal
+
+
+@pytest.mark.parametrize(
+  ('trusted', 'line'),
+  [
+    (False, 'time stamp: 2026-01-02, authority unknown'),
+    (True, 'time stamp: 2026-01-02, authority trusted'),
+  ],
+)
+def test_a_time_is_as_good_as_who_gave_it(trusted, line):
+  report = provenance.Report('valid', time='2026-01-02', time_trusted=trusted)
+  assert verify.lines_of(report) == [line]
 
 
 def test_one_bad_file_fails_all(call):
