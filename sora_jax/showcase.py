@@ -91,6 +91,7 @@ def show(
     flags = types.SimpleNamespace(
       video=[str(out / file) for file in videos],
       image=[str(out / file) for file in images],
+      label_prompt=label.prompt,
     )
     inputs = prompting.inputs_of(flags)
     label_lib.write(
