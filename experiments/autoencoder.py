@@ -16,6 +16,13 @@ of 64x64x33 that they have not seen. `balls_long` was run in three parts, of
   python launch.py train --config=experiments/autoencoder.py:balls_long \
       --config.init_from=runs/autoencoder/model --workdir=runs/autoencoder_long
 
+`balls_decoder` came when the world had got its fourth law, and a DiT had learned
+from these latents. It trains the decoder alone, so that they stay as they are:
+1,600 steps, 20 minutes, and 34.0 dB become 36.6 over all four laws.
+
+  python launch.py train --config=experiments/autoencoder.py:balls_decoder \
+      --config.init_from=runs/autoencoder_long/model --workdir=runs/decoder
+
 `clips` trains the same network on a folder of videos, which
 --config.data.path names, in crops of 9 frames; `clips_long` goes on from it in
 crops of 33, without which it drifts after the ninth.
