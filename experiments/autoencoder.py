@@ -16,7 +16,7 @@ of 64x64x33 that they have not seen. `balls_long` was run in three parts, of
   python launch.py train --config=experiments/autoencoder.py:balls_long \
       --config.init_from=runs/autoencoder/model --workdir=runs/autoencoder_long
 
-`balls_decoder` came when the world had got its fourth law, and a DiT had learned
+`balls_decoder` came when the world had got its fourth law and a DiT had learned
 from these latents. It trains the decoder alone, so that they stay as they are:
 1,600 steps, 20 minutes, and 34.0 dB become 36.6 over all four laws.
 

@@ -15,6 +15,7 @@ from sora_jax import (
   batch,
   canvas as canvas_lib,
   config as config_lib,
+  decoder,
   flow,
   guidance,
   networks as networks_lib,
@@ -31,10 +32,6 @@ from sora_jax.models import autoencoder, rope
 Params = Any
 Networks = networks_lib.Networks
 Settings = paint.Settings
-
-# Latent frames decoded at once: enough to keep a device busy, and memory does
-# not grow with the length of the clip.
-DECODE_CHUNK = 8
 
 
 class Request(NamedTuple):
@@ -146,44 +143,6 @@ def latent_size(
   return frames, size.height // config.space, size.width // config.space
 
 
-def make_decoder(
-  config: autoencoder.AutoencoderConfig, mesh: Mesh
-) -> Callable[[Params, Float[Array, 'B F h w C'], Any], tuple[Any, np.ndarray]]:
-  """Normalised latents to the next uint8 frames of a stream; None begins it."""
-
-  def finish(stream, video):
-    return stream, to_uint8(video)
-
-  def first(params, z):
-    return finish(*autoencoder.decode_chunk(config, params, {}, z))
-
-  def later(params, z, stream):
-    return finish(*autoencoder.decode_chunk(config, params, stream, z))
-
-  first, later = (
-    paint.on_each_device(first, mesh),
-    paint.on_each_device(later, mesh),
-  )
-
-  def decode(params, z, stream=None):
-    parts, at = [], 0
-    if stream is None:
-      at = 1 + DECODE_CHUNK
-      stream, frames = first(params, z[:, :at])
-      parts.append(np.asarray(frames))
-    for i in range(at, z.shape[1], DECODE_CHUNK):
-      stream, frames = later(params, z[:, i : i + DECODE_CHUNK], stream)
-      parts.append(np.asarray(frames))
-    return stream, np.concatenate(parts, axis=1)
-
-  return decode
-
-
-def to_uint8(video: Float[Array, 'B T H W 3']) -> UInt8[Array, 'B T H W 3']:
-  """Pixels in [-1, 1] to 0 ... 255."""
-  return jnp.round((video + 1.0) * 127.5).astype(jnp.uint8)
-
-
 def sample(
   networks: Networks,
   requests: Iterable[Request],
@@ -257,7 +216,7 @@ def make_stream(
   with sharding.use(mesh):  # not that of a run, which may span hosts
     params = jax.device_put(networks.params, sharding.replicated(mesh))
   paint_window = _window_painter(config, settings, mesh, params)
-  decode = make_decoder(config.autoencoder, mesh)
+  decode = decoder.make_decoder(config.autoencoder, mesh)
   window_latents = 1 + (settings.window - 1) // config.autoencoder.time
 
   def stream(requests: list[Request]) -> Iterator[Part]:
@@ -279,7 +238,7 @@ def make_stream(
           part.known[: window.known] = np.concatenate([a, b])
       z = paint_window(parts, rows)[:, window.known :]
       with sharding.use(mesh):
-        state, video = _decode(decode, params['autoencoder'], z, state, loop)
+        state, video = decode(params['autoencoder'], z, state, loop)
       z = np.asarray(z)
       first = first if window.done else z[:, :1]
       last = np.concatenate([last, z], axis=1)[:, -most:] if window.done else z
@@ -350,21 +309,6 @@ def blank(config: config_lib.Config, size: batch.Size) -> canvas_lib.Canvas:
   return canvas_lib.text_to_video(
     *latent_size(config.autoencoder, size), config.model.channels
   )
-
-
-def _decode(
-  decode: Callable,
-  params: Params,
-  z: Float[Array, 'B F h w C'],
-  state: Any,
-  loop: bool,
-) -> tuple[Any, UInt8[np.ndarray, 'B T H W 3']]:
-  """The next frames of a stream; of a loop, those of its second lap."""
-  if not loop:
-    return decode(params, z, state)
-  _, frames = decode(params, jnp.concatenate([z[:, -1:], z, z], axis=1))
-  # One frame of the first latent, then as many in each of two laps.
-  return None, frames[:, (1 + frames.shape[1]) // 2 :]
 
 
 def to_rows(

@@ -19,7 +19,6 @@ from sora_jax import (
   sharding,
   tokens,
 )
-from sora_jax.models import autoencoder
 
 pytestmark = pytest.mark.usefixtures('cached_compilation')
 
@@ -293,32 +292,6 @@ def test_the_sampler_walks_the_levels_that_the_config_shifts(
   next(generate.make_generator(networks, SETTINGS, mesh_of(1))(REQUESTS))
   assert seen == [pytest.approx((8 / 2) ** 0.5)]
   assert float(flow.shift_alpha(8, law)) == pytest.approx(2.0)
-
-
-def test_decoding_in_chunks_is_decoding_at_once(networks):
-  """Longer than a chunk, so that a stream is carried from one to the next."""
-  frames = 2 * generate.DECODE_CHUNK + 2
-  z = jax.random.normal(jax.random.key(0), (1, frames, 2, 2, 4))
-  config = networks.config.autoencoder
-  params = networks.params['autoencoder']
-  decode = generate.make_decoder(config, mesh_of(1))
-  stream, begun = decode(params, z[:, :3])
-  _, rest = decode(params, z[:, 3:], stream)
-  assert (begun.shape[1], rest.shape[1]) == (9, 4 * (frames - 3))
-  whole = jax.jit(lambda p, z: autoencoder.decode(config, p, z))(params, z)
-  whole = generate.to_uint8(whole)
-  streamed = np.concatenate([begun, rest], axis=1)
-  assert streamed.shape == (1, 1 + 4 * (frames - 1), 16, 16, 3)
-  difference = streamed.astype(int) - np.asarray(whole).astype(int)
-  assert np.abs(difference).max() <= 1
-  assert np.asarray(whole).std() > 5
-
-
-def test_pixels_are_rounded_to_the_nearest():
-  video = jnp.array([-1.0, -1.1 / 255, 1.1 / 255, 0.999, 1.0])
-  out = generate.to_uint8(jnp.tile(video[None, None, None, :, None], 3))
-  assert out.dtype == np.uint8
-  assert out[0, 0, 0, :, 0].tolist() == [0, 127, 128, 255, 255]
 
 
 def test_a_latent_has_the_size_that_its_tokens_fill(networks):

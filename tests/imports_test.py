@@ -18,7 +18,7 @@ LEVELS = (
   'objectives optimizer state checksums checkpoint replay'.split()
   + 'writers metrics certificate seal provenance'.split(),
   'gpu experiment config corpus networks'.split(),
-  'paint windows spool generate reconstruct tasks prompting'.split()
+  'paint decoder windows spool generate reconstruct tasks prompting'.split()
   + 'figures suite prepare label sample problems train evaluate'.split()
   + 'calibrate bench showcase demo verify'.split(),
   ['cli'],
