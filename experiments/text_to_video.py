@@ -93,10 +93,33 @@ def balls_tasks() -> config_lib.Config:
   return config
 
 
+def balls_joins() -> config_lib.Config:
+  config = balls_tasks()
+  config.seed = 3
+  config.data.world = 'balls+balls+joins'
+  config.data.clips = 12288
+  config.data.limits.text = 144  # two captions of one ball
+  config.data.shares = pieces.Shares(
+    frames=0.05,
+    start=0.1,
+    end=0.1,
+    both=0.3,
+    middle=0.05,
+    region=0.05,
+    anchor=0.05,
+    midstream=0.2,
+  )
+  config.optim.learning_rate = 3e-4
+  config.optim.schedule = 'cosine'
+  config.run.steps = 4000
+  return config
+
+
 VARIANTS = {
   'balls': balls,
   'balls_cooled': balls_cooled,
   'balls_tasks': balls_tasks,
+  'balls_joins': balls_joins,
 }
 
 

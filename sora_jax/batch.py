@@ -54,7 +54,9 @@ class Pack(NamedTuple):
   group_index: Any  # int32 [B, G]: index of a group within its clip
   group_clean: Any  # int32 [B, G]: 1 where a group has no noise, and is known
   text_of: Any  # int32 [B, N]: the text segment that a token listens to
-  text_segment: Any  # int32 [B, L]: 1, 2, ... by caption; 0 where empty
+  # int32 [B, L]: clip slot + 1, and M more for each further part of a caption
+  # `A | B`; 0 where empty
+  text_segment: Any
   draw: Any  # int32 [B, M]: global draw index of a clip, EMPTY or BROKEN
   tokens_in_clip: Any  # int32 [B, M]: number of tokens of a clip
   text_ids: Any = None  # int32 [B, L]: for a text encoder trained here

@@ -158,6 +158,11 @@ def loop(frames: int, rows: int, columns: int, channels: int) -> Canvas:
   return canvas._replace(position=canvas.position + 1, loop=True)
 
 
+def even_starts(frames: int, lines: int) -> list[int]:
+  """The latent frame at which each of so many lines starts, as long each."""
+  return [line * frames // lines for line in range(lines)]
+
+
 def storyboard(canvas: Canvas, starts: Sequence[int]) -> Canvas:
   """Lets the k-th line of the prompt speak from latent frame starts[k] on.
 
@@ -171,9 +176,16 @@ def storyboard(canvas: Canvas, starts: Sequence[int]) -> Canvas:
       f'canvas: scenes start at {list(starts)}; they must rise from 0 within '
       f'{frames} latent frames'
     )
-  line = np.searchsorted(starts, np.arange(frames), side='right')
+  line = line_of(np.arange(frames), starts)
   text_of = np.broadcast_to(line[:, None, None], canvas.start.shape)
   return canvas._replace(text_of=text_of.astype(np.int32))
+
+
+def line_of(
+  frame: Int[np.ndarray, ' F'], starts: Sequence[int]
+) -> Int[np.ndarray, ' F']:
+  """The line of a prompt, from 1, that speaks to each latent frame."""
+  return np.searchsorted(starts, frame, side='right')
 
 
 def anchored(frames: int) -> Int[np.ndarray, ' F']:

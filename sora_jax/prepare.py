@@ -112,7 +112,8 @@ def prepare(
       for clip, latent, restart in zip(clips, z, again, strict=False):
         captions = clip.caption.splitlines() or ['']
         row = latents.Row(clip.id, latent.shape[:3], captions)
-        texts = tuple(features(c) for c in captions) if features else ()
+        parts = sum(map(transforms.parts, captions), [])
+        texts = tuple(map(features, parts)) if features else ()
         writer.write(row, latents.Record(latent, texts, restart))
         count += 1
         used.add(clip.id.partition('+')[0])

@@ -136,8 +136,8 @@ def _storyboard(asked: Asked) -> tasks.Scene:
 
 def spoken(scene: tasks.Scene, lines: int) -> tasks.Scene:
   """The lines of a prompt speak one after the other, for as long each."""
-  starts = np.arange(lines) * len(scene.canvas.start) // lines
-  canvas = canvas_lib.storyboard(scene.canvas, starts.tolist())
+  starts = canvas_lib.even_starts(len(scene.canvas.start), lines)
+  canvas = canvas_lib.storyboard(scene.canvas, starts)
   return scene._replace(canvas=canvas)
 
 

@@ -40,7 +40,8 @@ class Record(NamedTuple):
   """One clip. E is the width of a frozen text encoder's features."""
 
   latent: Float[np.ndarray, 'F h w C']  # normalised
-  features: tuple[Float[np.ndarray, 'L E'], ...]  # a caption each, or empty
+  # Of each part of each caption, in order; or empty.
+  features: tuple[Float[np.ndarray, 'L E'], ...]
   # The last K latents again, of a stream that started a frame before them.
   restart: Float[np.ndarray, 'K h w C'] | None = None
 

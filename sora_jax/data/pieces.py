@@ -41,6 +41,7 @@ class Lesson(NamedTuple):
   clean: Bool[np.ndarray, '_F _h _w']
   by_frame: bool  # a level for every frame
   frame: Int[np.ndarray, ' _F']  # position in time of each latent frame
+  source: Int[np.ndarray, ' _F']  # which latent frame of the clip it is
 
 
 def check(shares: Shares) -> None:
@@ -122,7 +123,7 @@ def teach(
       latent, clean, frame = latent[:last], clean[:last], frame[:last]
   if kind == 'region':
     clean[:] = ~_box(latent.shape[1:3], side, rng)
-  return Lesson(latent, clean, kind == 'frames', frame)
+  return Lesson(latent, clean, kind == 'frames', frame, source=frame)
 
 
 def _anchored(latent: Latent, rng: np.random.Generator) -> Lesson:
@@ -130,12 +131,14 @@ def _anchored(latent: Latent, rng: np.random.Generator) -> Lesson:
 
   How far it truly is behind is not told, as in a long clip it may be any time.
   """
-  window = latent[rng.integers(1, len(latent) - 1) :]
-  frame = canvas_lib.anchored(1 + len(window))
-  latent = np.concatenate([latent[:1], window])
+  source = np.append(
+    0, np.arange(rng.integers(1, len(latent) - 1), len(latent))
+  )
+  latent = latent[source]
+  frame = canvas_lib.anchored(len(latent))
   clean = np.zeros(latent.shape[:3], bool)
   clean[: rng.integers(2, len(latent))] = True
-  return Lesson(latent, clean, by_frame=False, frame=frame)
+  return Lesson(latent, clean, by_frame=False, frame=frame, source=source)
 
 
 def _kind(shares: Shares, rng: np.random.Generator) -> str:

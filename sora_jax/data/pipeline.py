@@ -15,7 +15,7 @@ import numpy as np
 from absl import flags, logging
 from jaxtyping import Int
 
-from sora_jax import batch, tokens
+from sora_jax import batch, canvas, tokens
 from sora_jax.data import latents, pieces, plan, sources, transforms
 
 RowIndex = Int[np.ndarray, 'R']  # the rows of a batch that a host reads
@@ -218,8 +218,11 @@ class PackBatches:
         logging.warning('left out of this batch: %s', error)
         out.draw[m] = batch.BROKEN  # and its slots stay empty
         continue
-      count, groups = self._write_tokens(out, slot, group, m, entry, record)
-      text_slot += self._write_text(out, text_slot, m, entry, record)
+      texts = self._texts(entry, record)
+      count, groups = self._write_tokens(
+        out, slot, group, m, entry, record, lines=len(texts)
+      )
+      text_slot += self._write_text(out, text_slot, m, texts)
       slot, group = slot + count, group + groups
     return out
 
@@ -231,6 +234,7 @@ class PackBatches:
     m: int,
     entry: plan.Entry,
     record: latents.Record,
+    lines: int,
   ) -> tuple[int, int]:
     """Puts a clip into its row; returns the slots and groups that it took."""
     rng = transforms.generator(self._seed, 'piece', entry.draw)
@@ -250,7 +254,11 @@ class PackBatches:
     t = self._patch[0]
     out.position[at, 0] = lesson.frame[::t][position[:, 0]] // t
     out.index[at] = np.arange(count)
-    out.segment[at] = out.text_of[at] = m + 1
+    out.segment[at] = m + 1
+    # A caption's parts go with the clip's own time, whatever is cut off it.
+    starts = canvas.even_starts(len(record.latent), lines)
+    line = canvas.line_of(lesson.source[::t], starts)[position[:, 0]]
+    out.text_of[at] = self._text_segment(m, line)
     out.group[at] = group + member
     out.group_clip[own] = m + 1
     out.group_index[own] = np.arange(groups)
@@ -282,30 +290,38 @@ class PackBatches:
       text=np.zeros((L, width), np.float32) if width else None,
     )
 
-  def _write_text(
-    self,
-    out: batch.Pack,
-    start: int,
-    m: int,
-    entry: plan.Entry,
-    record: latents.Record,
-  ) -> int:
-    """Puts one caption of a clip into its row; returns the slots it took."""
+  def _texts(
+    self, entry: plan.Entry, record: latents.Record
+  ) -> list[np.ndarray]:
+    """Ids or features of the parts of one caption of a clip, or of none."""
     rng = transforms.generator(self._seed, 'caption', entry.draw)
     captions = self._source.rows[entry.clip].captions
     choice = int(rng.integers(len(captions)))
     dropped = rng.random() < self._config.caption_dropout
-    if out.text is not None:
-      empty = np.array(self._source.info['empty_features'], np.float32)
-      values, field = (empty if dropped else record.features[choice]), out.text
-    else:
-      caption = '' if dropped else captions[choice]
-      ids = transforms.byte_ids(caption, self._config.limits.text)
-      values, field = np.array(ids, np.int32), out.text_ids
-    at = slice(start, start + len(values))
-    field[at] = values
-    out.text_segment[at] = m + 1
-    return len(values)
+    parts = [''] if dropped else transforms.parts(captions[choice])
+    if 'text_width' not in self._source.info:
+      limit = self._config.limits.text
+      return [np.array(transforms.byte_ids(p, limit), np.int32) for p in parts]
+    if dropped:
+      return [np.array(self._source.info['empty_features'], np.float32)]
+    before = sum(len(transforms.parts(c)) for c in captions[:choice])
+    return list(record.features[before : before + len(parts)])
+
+  def _write_text(
+    self, out: batch.Pack, start: int, m: int, texts: list[np.ndarray]
+  ) -> int:
+    """Puts a caption into its row; returns the slots that it took."""
+    field = out.text_ids if out.text is None else out.text
+    for part, values in enumerate(texts):
+      at = slice(start, start + len(values))
+      field[at] = values
+      out.text_segment[at] = self._text_segment(m, 1 + part)
+      start = at.stop
+    return sum(map(len, texts))
+
+  def _text_segment(self, m: int, line: Any) -> Any:
+    """Of a line, from 1, of the caption of a row's clip `m`."""
+    return m + 1 + (line - 1) * self._config.limits.clips
 
 
 def _text_slots(row: latents.Row) -> int:

@@ -7,6 +7,7 @@ and a source pickles: files are opened when their clip is asked for. A clip
 that cannot be read raises `BrokenVideo`.
 """
 
+import types
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,17 +17,17 @@ from jaxtyping import UInt8
 
 from sora_jax import batch
 from sora_jax.data import manifest, video
-from sora_jax.data.worlds import balls
+from sora_jax.data.worlds import balls, joins
 
 BrokenVideo = video.BrokenVideo
-WORLDS = {'balls': balls}
+WORLDS = {'balls': balls, 'joins': joins}
 
 
 class WorldSource:
   """Clips rendered as they are asked for; clip `i` has size `i % len(sizes)`.
 
   Args:
-    name: of the world.
+    name: of the world; of several, as `balls+balls+joins`, clips are in turn.
     sizes: of its clips, in turn.
     length: number of clips.
     seed: which clips these are.
@@ -41,16 +42,17 @@ class WorldSource:
     seed: int = 0,
     split: str = 'train',
   ):
-    if name not in WORLDS:
-      raise ValueError(f'unknown world {name!r}; one of {", ".join(WORLDS)}')
-    splits = WORLDS[name].SPLITS
-    if split not in splits:
-      raise ValueError(
-        f'world {name} has no split {split!r}; one of {", ".join(splits)}'
-      )
+    self._names = name.split('+')
+    for part in self._names:
+      if part not in WORLDS:
+        raise ValueError(f'unknown world {part!r}; one of {", ".join(WORLDS)}')
+      if split not in (splits := WORLDS[part].SPLITS):
+        raise ValueError(
+          f'world {part} has no split {split!r}; one of {", ".join(splits)}'
+        )
     if length < 1 or not sizes:
       raise ValueError(f'a world of {length=} and {sizes=} has no clips')
-    self._name, self._sizes, self._length = name, tuple(sizes), length
+    self._sizes, self._length = tuple(sizes), length
     self._seed, self._split = seed, split
 
   def __len__(self) -> int:
@@ -58,16 +60,21 @@ class WorldSource:
 
   def __getitem__(self, index: int) -> batch.Clip:
     index = _checked(index, self._length)
-    world = WORLDS[self._name]
-    return world.clip(self._seed, index, self.info(index), self._split)[0]
+    size = self.info(index)
+    return self._world(index).clip(self._seed, index, size, self._split)[0]
 
   def info(self, index: int) -> batch.Size:
     return self._sizes[index % len(self._sizes)]
 
   def captions(self, index: int) -> list[str]:
     index = _checked(index, self._length)
-    world, size = WORLDS[self._name], self.info(index)
-    return [world.simulate(self._seed, index, size, self._split)[0]]
+    size = self.info(index)
+    return [
+      self._world(index).simulate(self._seed, index, size, self._split)[0]
+    ]
+
+  def _world(self, index: int) -> types.ModuleType:
+    return WORLDS[self._names[index % len(self._names)]]
 
   def window(
     self, index: int, start: int, count: int

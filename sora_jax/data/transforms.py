@@ -23,6 +23,11 @@ def generator(seed: int, purpose: str, *index: int) -> np.random.Generator:
   return np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))
 
 
+def parts(caption: str) -> list[str]:
+  """The parts of a caption `A | B`, each of which speaks to a part of time."""
+  return [part.strip() for part in caption.split(' | ')]
+
+
 def byte_ids(caption: str, limit: int) -> list[int]:
   """UTF-8 bytes of a caption as token ids, with an end token.
 

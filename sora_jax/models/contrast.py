@@ -58,7 +58,9 @@ class Towers(nn.Module):
     turn = rope.rotations(pack.position, POSITION_FEATURES)
     seen = jnp.concatenate([pack.tokens, turn.cos, turn.sin], axis=-1)
     video = Tower(name='video')(seen, member(pack.segment))
-    words = Tower(name='text')(text, member(pack.text_segment))
+    # All parts of a caption speak of its clip.
+    clip = jnp.where(pack.text_segment, (pack.text_segment - 1) % clips + 1, 0)
+    words = Tower(name='text')(text, member(clip))
     scale = self.param(
       'scale', nn.initializers.constant(-jnp.log(TEMPERATURE)), ()
     )

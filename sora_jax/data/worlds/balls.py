@@ -147,14 +147,23 @@ def _pick(rng: np.random.Generator, items):
   return items[int(rng.integers(len(items)))]
 
 
-def _plan(seed: int, index: int, split: str) -> _Plan:
-  """Draws everything random of a clip, the same for every size."""
+def generator(seed: int, index: int, split: str) -> np.random.Generator:
+  """What everything random of a clip is drawn from.
+
+  Raises:
+    ValueError: unknown split, or a negative seed or index.
+  """
   if split not in SPLITS:
     raise ValueError(f'{split=} is not one of {", ".join(SPLITS)}')
   if seed < 0 or index < 0:
     raise ValueError(f'{seed=} and {index=} must be 0 or more')
   key = np.random.SeedSequence([seed, SPLITS.index(split), index])
-  rng = np.random.Generator(np.random.Philox(key))
+  return np.random.Generator(np.random.Philox(key))
+
+
+def _plan(seed: int, index: int, split: str) -> _Plan:
+  """Draws everything random of a clip, the same for every size."""
+  rng = generator(seed, index, split)
   law = _pick(rng, LAWS)
   balls = [_pick(rng, [c for c in COMBINATIONS[split] if c.law == law])]
   if law == 'collision':
@@ -306,28 +315,43 @@ def simulate(
 
 
 def render(truth: Truth, size: batch.Size) -> UInt8[np.ndarray, 'T H W 3']:
-  """Draws discs on white, later balls over earlier, edges one pixel soft."""
+  """Draws the balls of a clip, later ones over earlier."""
+  inks = np.array([captions.COLOURS[c] for c in truth.colours], np.float32)
+  shape = truth.position.shape[:2]
+  return draw(
+    truth.position,
+    np.broadcast_to(truth.radius, shape),
+    np.broadcast_to(inks, (*shape, 3)),
+    size,
+  )
+
+
+def draw(
+  position: Float[np.ndarray, 'T K 2'],
+  radius: Float[np.ndarray, 'T K'],
+  ink: Float[np.ndarray, 'T K 3'],
+  size: batch.Size,
+) -> UInt8[np.ndarray, 'T H W 3']:
+  """Draws discs on white, edges one pixel soft; places and radii in units."""
   width, height, frames = size
   scale = min(width, height) / UNITS
   # Channels first while drawing: whole planes are added at once.
   canvas = np.full((frames, 3, height, width), 255, np.float32)
-  centre = truth.position * scale
-  for k, colour in enumerate(truth.colours):
+  centre, reach = position * scale, radius * scale
+  for k in range(centre.shape[1]):
     x, y = centre[:, k, 0], height - centre[:, k, 1]
-    radius = truth.radius[k] * scale
-    ink = np.array(captions.COLOURS[colour], np.float32)[:, None, None]
     for t in range(frames):
       # Only the box about the disc changes.
-      left, right = _box(x[t], radius, width)
-      top, bottom = _box(y[t], radius, height)
+      left, right = _box(x[t], reach[t, k], width)
+      top, bottom = _box(y[t], reach[t, k], height)
       if left >= right or top >= bottom:
         continue
       dx = np.arange(left, right, dtype=np.float32) + np.float32(0.5 - x[t])
       dy = np.arange(top, bottom, dtype=np.float32) + np.float32(0.5 - y[t])
       distance = np.sqrt(dx**2 + dy[:, None] ** 2)
-      cover = np.clip(np.float32(radius + 0.5) - distance, 0, 1)
+      cover = np.clip(np.float32(reach[t, k] + 0.5) - distance, 0, 1)
       region = canvas[t, :, top:bottom, left:right]
-      region += cover * (ink - region)
+      region += cover * (ink[t, k, :, None, None] - region)
   return np.ascontiguousarray(
     np.rint(canvas).astype(np.uint8).transpose(0, 2, 3, 1)
   )
