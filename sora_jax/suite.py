@@ -185,9 +185,7 @@ def connect(studio: Studio) -> Result:
   for i, k in enumerate(after):
     one, other = cases.videos[i][:head], cases.videos[k][cut:]
     scene = tasks.connect(studio.encode, one, other, between, latents=2)
-    middle = len(scene.canvas.start) // 2
-    canvas = canvas_lib.storyboard(scene.canvas, [0, middle])
-    scenes.append(scene._replace(canvas=canvas))
+    scenes.append(prompting.spoken(scene, 2))
     prompts.append(f'{cases.captions[i]}\n{cases.captions[k]}')
   made = studio.paint(scenes, prompts)
   # As if each began where the true clip of its end does.
@@ -273,13 +271,10 @@ def outpaint(studio: Studio) -> Result:
 
 def storyboard(studio: Studio) -> Result:
   """Two prompts, of which the second speaks to the second half."""
-  cases, scene = studio.cases(SINGLE), studio.blank()
-  middle = len(scene.canvas.start) // 2
-  canvas = canvas_lib.storyboard(scene.canvas, [0, middle])
+  cases, scene = studio.cases(SINGLE), prompting.spoken(studio.blank(), 2)
   first, second = cases.captions, cases.captions[1:] + cases.captions[:1]
   prompts = [f'{a}\n{b}' for a, b in zip(first, second, strict=True)]
-  scenes = [scene._replace(canvas=canvas)] * studio.count
-  made = studio.paint(scenes, prompts)
+  made = studio.paint([scene] * studio.count, prompts)
   return [
     figures.Figure(
       f'colour in the {name} 9 frames, share',

@@ -215,7 +215,9 @@ def test_every_sentence_is_written():
 
 def scene(position, radius, colours, frames=1):
   """A truth of balls at rest."""
-  position = np.broadcast_to(np.array(position), (frames, len(radius), 2))
+  position = np.broadcast_to(
+    np.array(position, float), (frames, len(radius), 2)
+  )
   return balls.Truth(
     law='uniform',
     colours=colours,
@@ -246,7 +248,7 @@ def test_the_area_of_a_disc_is_that_of_a_circle():
 
 
 def test_later_balls_lie_over_earlier_and_those_outside_draw_nothing():
-  truth = scene([[5.0, 5.0], [5.0, 5.0]], [2.0, 1.0], ['red', 'blue'])
+  truth = scene([[5, 5], [5, 5]], [2.0, 1.0], ['red', 'blue'])
   (frame,) = balls.render(truth, batch.Size(20, 20, 1))
   np.testing.assert_array_equal(frame[10, 10], [0, 0, 255])
   np.testing.assert_array_equal(frame[10, 12], [255, 0, 0])

@@ -79,7 +79,9 @@ def test_a_region_is_a_box_of_whole_tokens_for_all_frames():
 
 def test_a_midstream_lacks_the_image_latent():
   for lesson in lessons(50, midstream=1.0):
-    assert lesson.frame.tolist() == list(range(1, len(lesson.latent) + 1))
+    frames = len(lesson.latent)
+    assert lesson.frame.tolist() == list(range(1, frames + 1))
+    assert lesson.source.tolist() == list(range(FRAMES - frames, FRAMES))
     assert 2 <= len(lesson.latent) <= FRAMES - 1
     np.testing.assert_array_equal(lesson.latent, LATENT[-len(lesson.latent) :])
   for lesson in lessons(50, midstream=1.0, end=1.0):
@@ -91,6 +93,7 @@ def test_an_anchor_is_clean_and_far_ahead_of_a_window_that_goes_on():
   for lesson in lessons(anchor=1.0, midstream=0.5):
     frames = len(lesson.latent)
     assert lesson.frame.tolist() == [0, *range(16, 15 + frames)]
+    assert lesson.source.tolist() == [0, *range(FRAMES + 1 - frames, FRAMES)]
     np.testing.assert_array_equal(lesson.latent[0], LATENT[0])
     np.testing.assert_array_equal(lesson.latent[1:], LATENT[1 - frames :])
     clean = lesson.clean[:, 0, 0]

@@ -26,14 +26,15 @@ def captions_of(clip):
   return [f'{clip}', f'{clip} ä'] if clip % 2 else [f'{clip}']
 
 
-def prepared(place, text_width=0):
+def prepared(place, text_width=0, captions_of=captions_of):
   generator = np.random.default_rng(0)
   with latents.Writer(place) as writer:
     for i in range(COUNT):
       size, captions = SIZES[i % len(SIZES)], captions_of(i)
       latent = generator.normal(size=(*size, CHANNELS)).astype(np.float16)
       shape = lambda caption: (1 + len(caption.encode()), text_width)
-      features = [generator.normal(size=shape(c)) for c in captions]
+      parts = sum(map(transforms.parts, captions), [])
+      features = [generator.normal(size=shape(c)) for c in parts]
       record = latents.Record(latent, tuple(features) if text_width else ())
       writer.write(latents.Row(f'{i}', size, captions), record)
     info = {'channels': CHANNELS}
@@ -208,6 +209,34 @@ def test_a_token_listens_to_the_caption_of_its_own_clip(source):
     assert text in captions_of(clip_of(draw))
   # Both captions of a clip have their turns.
   assert set(captions_of(1)) <= set(found.values())
+
+
+@pytest.mark.parametrize('text_width', [0, 4])
+def test_parts_of_a_caption_speak_to_a_clip_one_after_the_other(
+  tmp_path, text_width
+):
+  source = prepared(tmp_path / 'latents', text_width, lambda _: ['a | bc | d'])
+  # Of clips of so many latent frames, the part that each frame listens to.
+  parts = {1: [2], 2: [1, 2], 3: [0, 1, 2]}
+  make, seen = packs(source, caption_dropout=0.0), set()
+  for step in range(3):
+    pack = make(step)
+    for r, segment, draw in segments(pack):
+      clip = clip_of(draw)
+      frames = source.rows[clip].size[0]
+      for frame, part in enumerate(parts[frames]):
+        own = pack.segment[r] == segment
+        own &= pack.position[r, :, 0] == frame
+        (told,) = set(pack.text_of[r, own])
+        heard = pack.text_segment[r] == told
+        if text_width:
+          expected = source[clip].features[part]
+          np.testing.assert_array_equal(pack.text[r, heard], expected)
+        else:
+          expected = transforms.byte_ids(['a', 'bc', 'd'][part], 9)
+          assert pack.text_ids[r, heard].tolist() == expected
+      seen.add(frames)
+  assert seen == set(parts)
 
 
 @pytest.mark.parametrize('share', [0.0, 0.3, 1.0])

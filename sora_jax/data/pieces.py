@@ -103,10 +103,10 @@ def teach(
     kind = ''
   if kind == 'anchor':
     return _anchored(latent, rng)
-  frame = np.arange(frames)
+  source = frame = np.arange(frames)
   if cut and kind in ('', 'start') and frames > 2:
-    latent = latent[rng.integers(1, frames - 1) :]
-    frames = len(latent)
+    source = source[rng.integers(1, frames - 1) :]
+    latent, frames = latent[source], len(source)
     frame = 1 + np.arange(frames)
   clean = np.zeros(latent.shape[:3], bool)
   if kind in ('start', 'both'):
@@ -120,10 +120,11 @@ def teach(
     latent[at:last] = restart[: last - at]
     clean[at:last] = True
     if kind != 'middle':
-      latent, clean, frame = latent[:last], clean[:last], frame[:last]
+      latent, clean = latent[:last], clean[:last]
+      source, frame = source[:last], frame[:last]
   if kind == 'region':
     clean[:] = ~_box(latent.shape[1:3], side, rng)
-  return Lesson(latent, clean, kind == 'frames', frame, source=frame)
+  return Lesson(latent, clean, kind == 'frames', frame, source)
 
 
 def _anchored(latent: Latent, rng: np.random.Generator) -> Lesson:
