@@ -92,6 +92,7 @@ VERBS = {
     cli.count('seed', 'seed of the first sample', lowest=0, default=0),
     cli.choice('suite', ('tasks',), 'to score every way of prompting instead'),
     cli.Flag('data', 'DIR', 'videos to reconstruct as well'),
+    cli.Flag('extractor', 'FILE', 'TorchScript to tell Frechet distances by'),
     cli.Flag('out', 'DIR', 'where the scores go', default='evaluation'),
   ),
   'bench': cli.Verb(

@@ -100,13 +100,18 @@ def _retrain(out: epath.Path) -> epath.Path:
   text = experiment.load(f'{EXPERIMENTS}/text_encoder.py:balls')
   text.autoencoder_from = str(out / 'autoencoder_long' / 'model')
   train.train(text, out / 'text')
+  decoder = experiment.load(f'{EXPERIMENTS}/autoencoder.py:balls_decoder')
+  decoder.init_from = text.autoencoder_from
+  train.train(decoder, out / 'decoder')
   made = out / 'text' / 'model'
-  for variant in ('balls', 'balls_cooled', 'balls_tasks'):
+  for variant in ('balls', 'balls_cooled', 'balls_tasks', 'balls_joins'):
     diffusion = experiment.load(f'{EXPERIMENTS}/text_to_video.py:{variant}')
-    diffusion.autoencoder_from = text.autoencoder_from
     diffusion.init_from = str(made)
-    if variant != 'balls_tasks':  # whose pieces need streams of their own
+    if variant in ('balls', 'balls_cooled'):
+      diffusion.autoencoder_from = text.autoencoder_from
       diffusion.data.latents = str(out / 'text' / 'latents')
+    else:  # their pieces need streams of their own
+      diffusion.autoencoder_from = str(out / 'decoder' / 'model')
     train.train(diffusion, out / variant)
     made = out / variant / 'model'
   return made

@@ -3,14 +3,15 @@
 Generation is scored on held-out prompts of the world `balls`, beside two
 bounds: true clips of the same prompts, which show what the tracker itself
 gets right, and these clips passed through the autoencoder, below whose error
-no latent model can come. Reconstruction is scored on the same clips, and on
-files where a folder is given. With --suite=tasks every way of prompting is
-scored instead, see `suite`.
+no latent model can come. Beside them: the Frechet distance of the same clips,
+and the loss on held-out clips at each level of noise. Reconstruction is scored
+on the same clips, and on files where a folder is given. With --suite=tasks
+every way of prompting is scored instead, see `suite`.
 """
 
 import json
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,9 +21,12 @@ from sora_jax import (
   batch,
   config as config_lib,
   corpus,
+  frechet,
   generate,
+  heldout,
   metrics,
   networks as networks_lib,
+  plots,
   prepare,
   reconstruct,
   sample,
@@ -51,6 +55,8 @@ class WorldScores(NamedTuple):
   # Distance from the simulator's velocities, frame by frame, units/s.
   true_motion: float
   decoded_motion: float
+  # Of the clips, made and decoded, from the true ones, by an extractor.
+  frechet: dict[str, tuple[float, float]]
 
 
 def main(config: None, flags: types.SimpleNamespace) -> None:
@@ -74,12 +80,8 @@ def main(config: None, flags: types.SimpleNamespace) -> None:
     results['tasks'] = suite.run(studio, list(suite.TASKS), out)
     results['card'] = sample.card(networks, settings)
   elif 'dit' in networks.params:
-    mesh = generate.mesh_for(flags.cases, settings)
-    make = generate.make_generator(networks, settings, mesh)
-    scores = on_world(networks, settings, make, flags.cases, flags.seed)
-    results['generation'] = _plain(scores)
+    results |= _generation(networks, settings, flags, out)
     results['card'] = sample.card(networks, settings)
-    print(world_table(scores))
   else:
     results['reconstruction'] = on_true_clips(networks, flags.cases)
     print(reconstruct.table('held-out balls', results['reconstruction']))
@@ -92,12 +94,47 @@ def main(config: None, flags: types.SimpleNamespace) -> None:
   print(f'scores: {out / "scores.json"}')
 
 
+def _generation(
+  networks: Networks,
+  settings: generate.Settings,
+  flags: types.SimpleNamespace,
+  out: epath.Path,
+) -> dict[str, Any]:
+  """Scores made clips and the loss; leaves a plot of each."""
+  extractors = [frechet.of_latents(networks)]
+  if flags.extractor:
+    extractors.append(frechet.of_torchscript(flags.extractor))
+  mesh = generate.mesh_for(flags.cases, settings)
+  make = generate.make_generator(networks, settings, mesh)
+  scores = on_world(
+    networks, settings, make, flags.cases, flags.seed, extractors
+  )
+  print(world_table(scores))
+  made, decoded = scores.generated, scores.decoded
+  rows = {
+    name: (
+      share := getattr(made, name),
+      metrics.interval(share, made.cases),
+      getattr(decoded, name),
+    )
+    for name in ('colour', 'direction', 'law', 'size')
+  }
+  plots.shares(out / 'shares.png', rows)
+  data = heldout.of_world(networks.config, flags.cases)
+  losses = heldout.loss_by_level(networks, data, out)
+  print('held-out loss by level of noise:')
+  print('  '.join(f'{level}: {loss:.4f}' for level, loss in losses.items()))
+  plots.curve(out / 'loss.png', losses, 'level of noise', 'held-out loss')
+  return {'generation': _plain(scores), 'loss_by_level': losses}
+
+
 def on_world(
   networks: Networks,
   settings: generate.Settings,
   make: Callable[[list[generate.Request]], Iterator[generate.Made]],
   cases: int,
   seed: int,
+  extractors: Sequence[frechet.Extractor] = (),
 ) -> WorldScores:
   """Samples held-out prompts and scores them beside their bounds.
 
@@ -107,6 +144,7 @@ def on_world(
     make: from `generate.make_generator`.
     cases: number of prompts.
     seed: of the first sample.
+    extractors: by whose features distances are told.
   """
   prompts = balls.held_out_prompts(HELD_OUT_SEED, cases)
   captions = [caption for caption, _ in prompts]
@@ -127,6 +165,13 @@ def on_world(
     ssim=float(np.mean([metrics.ssim(a, b) for a, b in pairs])),
     true_motion=metrics.motion_error(true, truths),
     decoded_motion=metrics.motion_error(decoded, truths),
+    frechet={
+      name: (
+        frechet.distance(features(made), truth := features(true)),
+        frechet.distance(features(decoded), truth),
+      )
+      for name, features in extractors
+    },
   )
 
 
@@ -183,9 +228,15 @@ def world_table(scores: WorldScores) -> str:
     f'{"true clips (the tracker itself)":36}{scores.true}',
     f'{"true clips through the autoencoder":36}{scores.decoded}',
     f'{"made from the prompts":36}{scores.generated}',
+    f'{"  as it may be, 95 % of the time":36}{scores.generated.intervals()}',
     f'the autoencoder: {scores.psnr:.1f} dB PSNR, {scores.ssim:.4f} SSIM; '
     f'frame by frame {scores.decoded_motion:.3f} units/s off the simulator, '
     f'true clips {scores.true_motion:.3f}',
+  ]
+  lines += [
+    f'{name} from the true clips: made {made:.3f}, through the autoencoder '
+    f'{decoded:.3f}'
+    for name, (made, decoded) in scores.frechet.items()
   ]
   return '\n'.join(lines)
 

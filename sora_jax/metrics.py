@@ -63,6 +63,15 @@ def motion(video: Video) -> float:
   return float(np.mean([step(a, b) for a, b in itertools.pairwise(video)]))
 
 
+def flicker(video: Video, reference: Video) -> float:
+  """How much the error changes from frame to frame: its root mean square.
+
+  0 for an error that stays, which an eye takes for a part of the scene.
+  """
+  change = np.diff(video.astype(np.float32) - reference, axis=0)
+  return float(np.sqrt(np.mean(change**2))) if len(change) else 0.0
+
+
 def seam(video: Video) -> float:
   """The step from the last frame to the first, as in `motion`."""
   return step(video[-1], video[0])
@@ -78,6 +87,19 @@ def sharpness(video: Video) -> float:
   light = _brightness(video)
   down, across = np.diff(light, axis=1), np.diff(light, axis=2)
   return float(np.mean(down**2) + np.mean(across**2))
+
+
+def interval(share: float, cases: int) -> tuple[float, float]:
+  """Between which shares the true one lies, 95 of 100 times.
+
+  Source: Wilson 1927, "Probable inference, the law of succession, and
+  statistical inference"; it holds for few cases and shares of 0 and 1 too.
+  """
+  z2 = 1.959964**2
+  middle = (share + z2 / (2 * cases)) / (1 + z2 / cases)
+  variance = share * (1 - share) / cases + z2 / (4 * cases**2)
+  half = math.sqrt(z2 * variance) / (1 + z2 / cases)
+  return max(0.0, middle - half), min(1.0, middle + half)
 
 
 class Tally(NamedTuple):
@@ -96,6 +118,15 @@ class Tally(NamedTuple):
       f'{share(self.colour)}  {share(self.direction)}  {share(self.law)}  '
       f'{share(self.size)}  {self.velocity_error:8.3f}'
     )
+
+  def intervals(self) -> str:
+    """What the shares may be, as a row of the table."""
+    ends = [
+      interval(share, self.cases)
+      for share in (self.colour, self.direction, self.law, self.size)
+    ]
+    cells = (f'{100 * low:.0f}-{100 * high:.0f} %' for low, high in ends)
+    return '  '.join(f'{cell:>7}' for cell in cells)
 
 
 def motion_error(videos: list[Video], truths: list[balls.Truth]) -> float:

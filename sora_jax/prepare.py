@@ -152,7 +152,7 @@ def _check_clips(source: Any, config: config_lib.Config) -> None:
       raise ValueError(
         f'clip {index}: {error}; raise data.limits.text'
       ) from error
-    needed = math.prod(_token_grid(info, config, most))
+    needed = math.prod(token_grid(info, config, most))
     if needed > limits.tokens:
       raise ValueError(
         f'clip {index} needs {needed} tokens, but data.limits.tokens is '
@@ -167,7 +167,7 @@ def _longest(config: config_lib.Config) -> batch.Size | None:
   return batch.parse_size(config.data.sizes[0])
 
 
-def _token_grid(
+def token_grid(
   info: batch.Size, config: config_lib.Config, most: batch.Size | None
 ) -> tuple[int, int, int]:
   """Tokens along time, height and width of the longest window of a clip."""

@@ -37,7 +37,7 @@ def compare(
   scores = {}
   for name, others in (('', decoded), ('bicubic_', scaled)):
     pairs = list(zip(others, videos, strict=True))
-    for metric in (metrics.psnr, metrics.ssim):
+    for metric in (metrics.psnr, metrics.ssim, metrics.flicker):
       values = [metric(a, b) for a, b in pairs]
       scores[name + metric.__name__] = float(np.mean(values))
   return scores
@@ -65,6 +65,8 @@ def bicubic(video: Video, shrink: float) -> Video:
 def table(name: str, row: dict[str, float]) -> str:
   """One line of `compare`."""
   return (
-    f'{name}: {row["psnr"]:.2f} dB PSNR, {row["ssim"]:.4f} SSIM; bicubic of '
-    f'the same ratio {row["bicubic_psnr"]:.2f} dB, {row["bicubic_ssim"]:.4f}'
+    f'{name}: {row["psnr"]:.2f} dB PSNR, {row["ssim"]:.4f} SSIM, flicker '
+    f'{row["flicker"]:.2f}; bicubic of the same ratio '
+    f'{row["bicubic_psnr"]:.2f} dB, {row["bicubic_ssim"]:.4f}, '
+    f'{row["bicubic_flicker"]:.2f}'
   )

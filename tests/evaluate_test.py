@@ -9,6 +9,7 @@ import tiny
 from etils import epath
 
 from sora_jax import evaluate, generate, networks, sharding
+from sora_jax.data import video
 
 pytestmark = pytest.mark.usefixtures('cached_compilation')
 
@@ -46,12 +47,16 @@ def test_files_are_scored_and_a_broken_one_is_told(
 ):
   folder = tiny.write_videos(tmp_path / 'v', [(9, 48, 32), (5, 32, 32)])
   monkeypatch.setattr(evaluate, 'on_world', lambda *unused: SCORES)
+  monkeypatch.setattr(
+    evaluate.heldout, 'loss_by_level', lambda *unused: {'0.5': 0.1, '0.9': 1.0}
+  )
   out = tmp_path / 'out'
   flags = types.SimpleNamespace(
     model=str(model),
     cases=1,
     seed=0,
     suite=None,
+    extractor=None,
     data=str(folder),
     out=str(out),
   )
@@ -62,6 +67,9 @@ def test_files_are_scored_and_a_broken_one_is_told(
   assert 'left out: broken video' in printed and '1.mp4' in printed
   results = json.loads((out / 'scores.json').read_text())
   assert list(results['files']) == ['0.mp4']
+  assert results['loss_by_level'] == {'0.5': 0.1, '0.9': 1.0}
+  for name in ('shares', 'loss'):
+    assert video.read_info(out / f'{name}.png')[2] == 1
   row = results['files']['0.mp4']
   # What is left of a gradient by bicubic scaling; random weights leave less.
   assert row['psnr'] < row['bicubic_psnr'] < math.inf
@@ -69,4 +77,4 @@ def test_files_are_scored_and_a_broken_one_is_told(
 
 
 TALLY = evaluate.metrics.Tally(1, 1.0, 1.0, 1.0, 1.0, 0.0)
-SCORES = evaluate.WorldScores(TALLY, TALLY, TALLY, 30.0, 0.9, 0.0, 0.1)
+SCORES = evaluate.WorldScores(TALLY, TALLY, TALLY, 30.0, 0.9, 0.0, 0.1, {})

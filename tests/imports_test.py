@@ -19,8 +19,8 @@ LEVELS = (
   + 'writers metrics certificate seal provenance'.split(),
   'gpu experiment config corpus networks'.split(),
   'paint decoder windows spool generate reconstruct tasks prompting'.split()
-  + 'figures suite prepare label sample problems train evaluate'.split()
-  + 'calibrate bench showcase demo verify'.split(),
+  + 'frechet plots figures suite prepare label sample problems train'.split()
+  + 'heldout evaluate calibrate bench showcase demo verify'.split(),
   ['cli'],
 )
 APART = {'models': {'data'}, 'weights': {'data'}, 'data': {'models', 'weights'}}

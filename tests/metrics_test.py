@@ -126,8 +126,33 @@ def test_every_video_needs_its_prompt(clips):
     metrics.tally([clips[0].video], [])
 
 
+def test_flicker_is_of_errors_that_change():
+  video = noise(0, frames=6)
+  assert metrics.flicker(video, video) == 0
+  # An error that stays is none, one that comes and goes is twice its size.
+  assert metrics.flicker(grey(9, 6), grey(4, 6)) == 0
+  blinking = grey(100, 6)
+  blinking[::2] += 5
+  assert metrics.flicker(blinking, grey(100, 6)) == pytest.approx(5)
+  assert metrics.flicker(grey(1, 1), grey(2, 1)) == 0
+
+
+def test_an_interval_holds_the_true_share_as_often_as_it_says():
+  # By hand, of 10 out of 20.
+  low, high = metrics.interval(0.5, 20)
+  assert (low, high) == pytest.approx((0.2993, 0.7007), abs=1e-4)
+  assert metrics.interval(1.0, 64) == pytest.approx((0.9434, 1.0), abs=1e-4)
+  shares = np.random.default_rng(0).binomial(64, 0.9, 20000) / 64
+  ends = [metrics.interval(share, 64) for share in np.unique(shares)]
+  inside = [low <= 0.9 <= high for low, high in ends]
+  held = np.array(inside)[np.searchsorted(np.unique(shares), shares)].mean()
+  assert held == pytest.approx(0.95, abs=0.02)
+
+
 def test_the_table_lines_up_under_its_header():
-  row = str(metrics.Tally(3, 1.0, 0.5, 0.25, 0.0, 1.23456))
+  tally = metrics.Tally(3, 1.0, 0.5, 0.25, 0.0, 1.23456)
+  row = str(tally)
   assert len(row) == len(metrics.TALLY_HEADER)
+  assert tally.intervals().startswith('44-100 %  12-88 %')
   values = row.replace('%', '').split()
   assert values == ['100.0', '50.0', '25.0', '0.0', '1.235']
