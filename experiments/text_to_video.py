@@ -93,9 +93,9 @@ def balls_tasks() -> config_lib.Config:
   return config
 
 
-def balls_joins() -> config_lib.Config:
+def balls_joins(seed: int = 3, both: float = 0.3) -> config_lib.Config:
   config = balls_tasks()
-  config.seed = 3
+  config.seed = seed
   config.data.world = 'balls+balls+joins'
   config.data.clips = 12288
   config.data.limits.text = 144  # two captions of one ball
@@ -103,7 +103,7 @@ def balls_joins() -> config_lib.Config:
     frames=0.05,
     start=0.1,
     end=0.1,
-    both=0.3,
+    both=both,
     middle=0.05,
     region=0.05,
     anchor=0.05,
@@ -111,7 +111,13 @@ def balls_joins() -> config_lib.Config:
   )
   config.optim.learning_rate = 3e-4
   config.optim.schedule = 'cosine'
-  config.run.steps = 4000
+  config.run.steps = 2500
+  return config
+
+
+def balls_joins_more() -> config_lib.Config:
+  config = balls_joins(seed=4, both=0.2)
+  config.run.steps = 1800
   return config
 
 
@@ -120,6 +126,7 @@ VARIANTS = {
   'balls_cooled': balls_cooled,
   'balls_tasks': balls_tasks,
   'balls_joins': balls_joins,
+  'balls_joins_more': balls_joins_more,
 }
 
 
