@@ -1,0 +1,466 @@
+"""Rays against simple solids: what of a part each pixel of a window sees.
+
+A pixel's ray is D = (x, y, 1) in a camera's own axes (right, up, forward), so
+whatever is linear in D costs one addition of a row and a column, and so do the
+coefficients of a quadratic equation for where the ray meets a quadric. All
+frames are done at once, each part in the window of pixels that it can touch.
+
+Edges are soft over a pixel: an implicit function divided by the length of its
+gradient is the distance from its zero in pixels, to first order, and what a
+pixel is covered by is half of it plus that distance.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+NEAR = 0.2  # units; what is nearer than this is not drawn
+GLOSS = 16  # exponent of the highlight, a power of two
+
+
+class View(NamedTuple):
+  """A pinhole camera at each frame, in pixels of a size."""
+
+  position: Float[np.ndarray, 'T 3']  # units
+  axes: Float[np.ndarray, 'T 3 3']  # rows: right, up and forward
+  focal: float  # pixels at distance 1
+  width: int
+  height: int
+
+
+class Window(NamedTuple):
+  """The rays of a box of pixels, which may lie elsewhere in each frame."""
+
+  x: Float[np.ndarray, 'T 1 w']
+  y: Float[np.ndarray, 'T h 1']
+  focal: float
+
+
+class Light(NamedTuple):
+  """Directions in the camera's axes at each frame."""
+
+  sun: Float[np.ndarray, 'T 3']  # towards it
+  up: Float[np.ndarray, 'T 3']
+  half: Float[np.ndarray, 'T 3']  # between the sun and the eye
+
+
+class Ellipsoid(NamedTuple):
+  """Semi-axes along orthogonal directions."""
+
+  centre: Float[np.ndarray, 'T 3']
+  axes: Float[np.ndarray, 'T 3 3']  # rows: unit directions
+  radii: Float[np.ndarray, ' 3']
+
+
+class Limb(NamedTuple):
+  """A sphere swept along a segment while its radius changes evenly."""
+
+  start: Float[np.ndarray, 'T 3']
+  end: Float[np.ndarray, 'T 3']
+  radii: tuple[float, float]
+
+
+class Frustum(NamedTuple):
+  """A cylinder or cone with its flat ends."""
+
+  start: Float[np.ndarray, 'T 3']
+  end: Float[np.ndarray, 'T 3']
+  radii: tuple[float, float]
+
+
+class Block(NamedTuple):
+  """A box with slanted sides; corners in the order of CORNERS."""
+
+  corners: Float[np.ndarray, 'T 8 3']
+
+
+class Wheel(NamedTuple):
+  """A flat ring with spokes, or a disc that lets light through."""
+
+  centre: Float[np.ndarray, 'T 3']
+  axes: Float[np.ndarray, 'T 3 3']  # rows: two that turn with it, and the axle
+  radius: float
+  tyre: float  # inner radius of the ring, of the whole
+  spokes: int  # lines through the centre
+  veil: float  # how much of the light between the spokes is kept back
+
+
+CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)])
+# Corners of each face in turn, so that the first three say which way is out.
+FACES = ((0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3))
+
+Shape = Ellipsoid | Limb | Frustum | Block | Wheel
+
+
+class Seen(NamedTuple):
+  """What a window sees of a shape, each [T h w]."""
+
+  cover: np.ndarray  # of the pixel, 0 to 1
+  depth: np.ndarray  # along the camera's forward axis, units
+  sun: np.ndarray  # cosine between the surface and the sun, 0 at least
+  up: np.ndarray  # cosine between the surface and upwards
+  half: np.ndarray  # cosine to the half vector, of which a power shines
+  local: tuple[np.ndarray, ...]  # coordinates in the shape, for patterns
+
+
+def _f32(a: np.ndarray) -> np.ndarray:
+  return np.asarray(a, np.float32)
+
+
+def linear(c: Float[np.ndarray, 'T 3'], window: Window) -> np.ndarray:
+  """c . D at every pixel, [T h w]."""
+  c = _f32(c)[:, :, None, None]
+  return (c[:, 0] * window.x + c[:, 2]) + c[:, 1] * window.y
+
+
+def quadratic(s: Float[np.ndarray, 'T 3 3'], window: Window) -> np.ndarray:
+  """D . s . D of a symmetric matrix at every pixel, [T h w]."""
+  s = _f32(s)[:, :, :, None, None]
+  x, y = window.x, window.y
+  across = (s[:, 0, 0] * x + 2 * s[:, 0, 2]) * x + s[:, 2, 2]
+  down = (s[:, 1, 1] * y + 2 * s[:, 1, 2]) * y
+  both = (2 * s[:, 0, 1] * y) * x
+  both += across
+  both += down
+  return both
+
+
+def soft(distance: np.ndarray) -> np.ndarray:
+  """How much of a pixel lies inside an edge at a distance in pixels."""
+  distance += np.float32(0.5)
+  return np.clip(distance, 0, 1, out=distance)
+
+
+def slope(f: np.ndarray) -> np.ndarray:
+  """Length of the gradient of [T h w] values, per pixel."""
+  if min(f.shape[1:]) < 2:
+    return np.ones_like(f)
+  across, down = np.empty_like(f), np.empty_like(f)
+  np.subtract(f[:, :, 1:], f[:, :, :-1], out=across[:, :, 1:])
+  across[:, :, 0] = across[:, :, 1]
+  np.subtract(f[:, 1:], f[:, :-1], out=down[:, 1:])
+  down[:, 0] = down[:, 1]
+  return np.sqrt(across * across + down * down) + np.float32(1e-9)
+
+
+def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+  return (a * b).sum(-1)
+
+
+def _wide(a: np.ndarray) -> np.ndarray:
+  """A number a frame, beside [T h w]."""
+  return _f32(a)[:, None, None]
+
+
+def ellipsoid(
+  shape: Ellipsoid, window: Window, light: Light, textured: bool
+) -> Seen:
+  """With u = M (t D - c), which maps to the unit sphere, |u|^2 = 1 is
+  a t^2 - 2 b t + k = 0 with a = D.Q.D, b = g.D, Q = M'M and g = Q c.
+  """
+  m = shape.axes / shape.radii[:, None]
+  q = m.transpose(0, 2, 1) @ m
+  f = (m @ shape.centre[:, :, None])[:, :, 0]
+  g = (q @ shape.centre[:, :, None])[:, :, 0]
+  k = _dot(f, f) - 1
+  # The discriminant is a quadratic form in D too.
+  s = g[:, :, None] * g[:, None] - k[:, None, None] * q
+  root = quadratic(s, window)
+  pixel = np.float32(2 / window.focal)
+  across, down = linear(s[:, 0] * pixel, window), linear(s[:, 1] * pixel, window)
+  across *= across
+  down *= down
+  across += down
+  cover = root / np.sqrt(across, out=across).clip(1e-9)
+  cover = soft(cover)
+  t = linear(g, window)
+  t -= np.sqrt(np.maximum(root, 0, out=root), out=root)
+  t /= quadratic(q, window)
+  # The normal is M'u, whose length squared is again a quadratic in t.
+  weight = m / shape.radii[:, None]
+  w = weight.transpose(0, 2, 1) @ weight
+  length = quadratic(w, window)
+  h = (w @ shape.centre[:, :, None])[:, :, 0]
+  length *= t
+  length -= 2 * linear(h, window)
+  length *= t
+  length += _wide(_dot(h, shape.centre))
+  np.sqrt(np.maximum(length, 1e-6, out=length), out=length)
+  np.reciprocal(length, out=length)
+
+  def towards(direction):
+    along = (q @ direction[:, :, None])[:, :, 0]
+    cosine = linear(along, window)
+    cosine *= t
+    cosine -= _wide(_dot(along, shape.centre))
+    cosine *= length
+    return cosine
+
+  local = ()
+  if textured:
+    local = tuple(
+      linear(m[:, i], window) * t - _wide(f[:, i]) for i in range(3)
+    )
+  return Seen(cover, t, *(towards(d) for d in light), local)
+
+
+def limb(shape: Limb, window: Window, light: Light, textured: bool) -> Seen:
+  """The ray meets the limb where it comes nearest to the axis, less a chord.
+
+  Nearest points of t D and p + s d, with s kept within the segment.
+  """
+  p, d = shape.start, shape.end - shape.start
+  e, b = linear(p, window), linear(d, window)
+  a = (window.x * window.x + 1) + window.y * window.y
+  s = b * e - a * _wide(_dot(d, p))
+  s /= np.maximum(a * _wide(_dot(d, d)) - b * b, np.float32(1e-9))
+  np.clip(s, 0, 1, out=s)
+  t = (e + s * b) / a
+  radius = s * np.float32(shape.radii[1] - shape.radii[0])
+  radius += np.float32(shape.radii[0])
+  # The distance squared, as (p + s d)^2 - t^2 D^2.
+  off = (s * _wide(_dot(d, d)) + _wide(2 * _dot(p, d))) * s + _wide(_dot(p, p))
+  off -= t * t * a
+  np.maximum(off, 0, out=off)
+  chord = np.maximum(radius * radius - off, 0)
+  scale = np.float32(window.focal) / np.maximum(t, np.float32(NEAR))
+  # What is thinner than a pixel covers but a part of it.
+  thin = np.minimum(2 * radius * scale, 1)
+  cover = soft((radius - np.sqrt(off)) * scale) * thin
+  t = t - np.sqrt(chord / a)
+  radius = 1 / np.maximum(radius, np.float32(1e-4))
+
+  def towards(direction):
+    cosine = linear(direction, window)
+    cosine *= t
+    cosine -= _wide(_dot(p, direction))
+    cosine -= s * _wide(_dot(d, direction))
+    cosine *= radius
+    return cosine
+
+  return Seen(cover, t, *(towards(v) for v in light), (s,) if textured else ())
+
+
+def frustum(
+  shape: Frustum, window: Window, light: Light, textured: bool
+) -> Seen:
+  """The round side, F = |P|^2 - z^2 - (r + m z)^2 = 0 with P = t D - p, and
+  the flat end that faces the camera.
+  """
+  p, d = shape.start, shape.end - shape.start
+  height = np.sqrt(_dot(d, d))
+  k = d / height[:, None]
+  r, m = shape.radii[0], (shape.radii[1] - shape.radii[0]) / height
+  pk = _dot(p, k)
+  rest = r - m * pk
+  square = k[:, :, None] * k[:, None] * (1 + m * m)[:, None, None]
+  q = np.eye(3) - square
+  g = p + k * (rest * m - pk)[:, None]
+  c = _dot(p, p) - pk * pk - rest * rest
+  s = g[:, :, None] * g[:, None] - c[:, None, None] * q
+  root = quadratic(s, window)
+  pixel = np.float32(2 / window.focal)
+  across, down = linear(s[:, 0] * pixel, window), linear(s[:, 1] * pixel, window)
+  side = soft(root / (np.sqrt(across * across + down * down) + 1e-9))
+  a = quadratic(q, window)
+  t = (linear(g, window) - np.sqrt(np.maximum(root, 0))) / np.maximum(a, 1e-6)
+  z = linear(k, window) * t - _wide(pk)
+  steep = 1 / slope(z)
+  side = np.minimum(side, soft(z * steep))
+  side = np.minimum(side, soft((_wide(height) - z) * steep))
+  radius = np.maximum(np.float32(r) + _wide(m) * z, 1e-3)
+  lean = _wide(1 / np.sqrt(1 + m * m))
+
+  def towards(direction):
+    cosine = linear(direction, window) * t - _wide(_dot(p, direction))
+    cosine -= (z + radius * _wide(m)) * _wide(_dot(k, direction))
+    return cosine / radius * lean
+
+  normals = [towards(v) for v in light]
+  # The end on the camera's side of the other one.
+  last = pk + height < 0
+  centre = np.where(last[:, None], shape.end, p)
+  reach = np.where(last, shape.radii[1], r)
+  out = np.where(last, 1.0, -1.0)
+  seen = last | (pk > 0)
+  plane = _away(linear(k, window))
+  depth = _wide(_dot(centre, k)) / plane
+  a = (window.x * window.x + 1) + window.y * window.y
+  far = a * depth * depth - 2 * depth * linear(centre, window)
+  far = np.sqrt(np.maximum(far + _wide(_dot(centre, centre)), 0))
+  end = soft((_wide(reach) - far) / slope(far))
+  end *= _wide(seen & (reach > 0)) * (depth > NEAR)
+  cover = np.minimum(side + end, 1)
+  share = end / np.maximum(side + end, np.float32(1e-6))
+  normals = [
+    n + share * (_wide(out * _dot(k, v)) - n)
+    for n, v in zip(normals, light, strict=True)
+  ]
+  return Seen(cover, np.where(end > side, depth, t), *normals, (z,))
+
+
+def _away(a: np.ndarray) -> np.ndarray:
+  """Keeps a divisor away from zero."""
+  return np.where(np.abs(a) < 1e-6, np.float32(1e-6), a)
+
+
+def block(shape: Block, window: Window, light: Light, textured: bool) -> Seen:
+  """Faces that look at the camera, as polygons that meet without a seam."""
+  corners = shape.corners
+  ahead = np.maximum(corners[:, :, 2:], NEAR)
+  flat = corners[:, :, :2] / ahead
+  cover = depth = sun = up = half = np.float32(0)
+  for face in FACES:
+    a, b, c, d = (corners[:, i] for i in face)
+    out = np.cross(c - a, b - d)
+    out /= np.maximum(np.linalg.norm(out, axis=-1, keepdims=True), 1e-9)
+    centre = (a + b + c + d) / 4
+    out *= np.where(_dot(out, centre - corners.mean(1)) < 0, -1, 1)[:, None]
+    facing = _dot(out, centre) < 0
+    if not facing.any():
+      continue
+    part = soft(_inside(flat[:, face, :], window)) * _wide(facing)
+    cover = cover + part
+    t = _wide(_dot(out, centre)) / _away(linear(out, window))
+    depth = depth + part * t
+    sun, up, half = (
+      total + part * _wide(_dot(out, v))
+      for total, v in zip((sun, up, half), light, strict=True)
+    )
+  total = 1 / np.maximum(cover, np.float32(1e-6))
+  cover, depth, sun, up, half = (
+    np.broadcast_to(v, (len(corners), window.y.shape[1], window.x.shape[2]))
+    for v in (np.minimum(cover, 1), depth * total, sun * total, up * total, half * total)
+  )
+  return Seen(cover, depth, sun, up, half, ())
+
+
+def _inside(
+  polygon: Float[np.ndarray, 'T n 2'], window: Window
+) -> np.ndarray:
+  """Distance in pixels from the nearest side of a convex polygon."""
+  middle = polygon.mean(1)
+  inside = None
+  for i in range(polygon.shape[1]):
+    start, end = polygon[:, i - 1], polygon[:, i]
+    along = end - start
+    length = np.sqrt(_dot(along, along))
+    if length.max() < 1e-9:  # a pyramid's top
+      continue
+    normal = np.stack([-along[:, 1], along[:, 0]], -1) / (length[:, None] + 1e-12)
+    sign = np.where(_dot(normal, middle - start) < 0, -1.0, 1.0)
+    normal = normal * (sign * window.focal)[:, None]
+    line = np.concatenate([normal, -_dot(normal, start)[:, None]], -1)
+    distance = linear(line, window)
+    inside = distance if inside is None else np.minimum(inside, distance)
+  assert inside is not None
+  return inside
+
+
+def wheel(shape: Wheel, window: Window, light: Light, textured: bool) -> Seen:
+  """The plane of the wheel, and in it a ring and lines through the centre."""
+  centre, axle = shape.centre, shape.axes[:, 2]
+  plane = _away(linear(axle, window))
+  t = _wide(_dot(centre, axle)) / plane
+  u, v = (
+    linear(shape.axes[:, i] / shape.radius, window) * t
+    - _wide(_dot(centre, shape.axes[:, i]) / shape.radius)
+    for i in (0, 1)
+  )
+  r = np.sqrt(u * u + v * v)
+  steep = 1 / slope(r)
+  rim = soft((1 - r) * steep)
+  ring = np.minimum(rim, soft((r - np.float32(shape.tyre)) * steep))
+  # Where the ring is thinner than a pixel, it covers but a part of one.
+  thin = np.minimum((1 - shape.tyre) * np.median(steep, axis=(1, 2)), 1)
+  ring *= _wide(thin)
+  lines = np.zeros_like(r)
+  for i in range(shape.spokes):
+    angle = np.pi * i / shape.spokes
+    off = np.abs(u * np.float32(np.sin(angle)) - v * np.float32(np.cos(angle)))
+    np.maximum(lines, 1 - off * steep, out=lines)
+  lines = np.minimum(np.maximum(lines, np.float32(shape.veil)) * rim, 1)
+  cover = np.maximum(ring, lines) * ((t > NEAR) & (r < 2))
+  side = np.where(_dot(centre, axle) > 0, -1.0, 1.0)
+  sun, up, half = (
+    np.broadcast_to(_wide(side * _dot(axle, d)), cover.shape) for d in light
+  )
+  inner = ring / np.maximum(np.maximum(ring, lines), np.float32(1e-6))
+  return Seen(cover, t, sun, up, half, (u, v, inner))
+
+
+SHAPES = {
+  Ellipsoid: ellipsoid,
+  Limb: limb,
+  Frustum: frustum,
+  Block: block,
+  Wheel: wheel,
+}
+
+
+def moved(
+  shape: Shape, turn: Float[np.ndarray, 'T 3 3'], shift: Float[np.ndarray, 'T 3']
+) -> Shape:
+  """A shape with every point p at turn p + shift; turn may mirror."""
+
+  def point(p):
+    return (turn @ p[:, :, None])[:, :, 0] + shift
+
+  back = turn.transpose(0, 2, 1)
+  match shape:
+    case Ellipsoid(centre, axes, radii):
+      return Ellipsoid(point(centre), axes @ back, radii)
+    case Limb(start, end, radii):
+      return Limb(point(start), point(end), radii)
+    case Frustum(start, end, radii):
+      return Frustum(point(start), point(end), radii)
+    case Block(corners):
+      return Block(corners @ back + shift[:, None])
+    case Wheel(centre, axes):
+      return shape._replace(centre=point(centre), axes=axes @ back)
+
+
+def bounds(
+  shape: Shape,
+) -> tuple[Float[np.ndarray, 'T n 3'], Float[np.ndarray, '... n 3']]:
+  """Centres and half sides of upright boxes that hold a shape."""
+  match shape:
+    case Ellipsoid(centre, axes, radii):
+      reach = np.sqrt(((axes * radii[:, None]) ** 2).sum(1))
+      return centre[:, None], reach[:, None]
+    case Wheel(centre, axes):
+      reach = shape.radius * np.sqrt((axes[:, :2] ** 2).sum(1))
+      return centre[:, None], reach[:, None]
+    case Block(corners):
+      return corners, np.zeros((1, 8, 3))
+    case Limb(start, end, radii) | Frustum(start, end, radii):
+      reach = np.array(radii)[:, None] * np.ones(3)
+      return np.stack([start, end], 1), reach[None]
+
+
+def box(
+  shape: Shape, view: View
+) -> Int[np.ndarray, '4 T']:
+  """Left, top, right and bottom pixels (exclusive) that a shape can touch.
+
+  The shape is in the camera's axes. Kept within the picture; empty where the
+  shape is not in it.
+  """
+  centre, reach = bounds(shape)
+  # A sphere's outline is a little wider than its shadow from its centre.
+  ahead = np.maximum(centre[:, :, 2] - reach[..., 2] / 3, NEAR)
+  x, y = (view.focal * centre[:, :, i] / ahead for i in (0, 1))
+  dx, dy = (1.05 * view.focal * reach[..., i] / ahead for i in (0, 1))
+  left, right = (x - dx).min(1) - 1, (x + dx).max(1) + 1
+  low, high = (y - dy).min(1) - 1, (y + dy).max(1) + 1
+  edges = np.stack([
+    np.floor(left + view.width / 2),
+    np.floor(view.height / 2 - high),
+    np.ceil(right + view.width / 2),
+    np.ceil(view.height / 2 - low),
+  ])
+  most = np.array([view.width, view.height] * 2)[:, None]
+  edges = np.clip(edges, 0, most).astype(int)
+  edges[:, (centre[:, :, 2] < NEAR).any(1)] = 0
+  return edges
