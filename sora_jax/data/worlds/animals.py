@@ -53,7 +53,7 @@ def fish(path: motion.Path, colour: Colour) -> list[drawing.Part]:
   phase = 2 * np.pi * rate * path.time
   height = 0.55
   pale = tuple(0.35 * c + 0.55 for c in colour)
-  sway = lambda x: 0.16 * (0.5 - x) ** 1.5 * np.sin(phase + 2.6 * x)
+  sway = lambda x: 0.16 * max(0.5 - x, 0.0) ** 1.5 * np.sin(phase + 2.6 * x)
   at = lambda x, y=0.0, z=0.0: points(x, height + y, z + sway(x))
   yaw = lambda x: about(
     'y', -np.arctan2(sway(x + 0.05) - sway(x - 0.05), 0.1) * 1.0

@@ -89,7 +89,11 @@ def _directions(
 
 
 def draw(
-  parts: list[Part], view: tracing.View, light: Light, mirror: bool = False
+  parts: list[Part],
+  view: tracing.View,
+  light: Light,
+  mirror: bool = False,
+  cut: bool = False,
 ) -> Layer | None:
   """Draws the parts of an actor, given in the world's axes.
 
@@ -98,6 +102,7 @@ def draw(
     view: the camera.
     light: of the scene.
     mirror: whether to draw what a mirror at height 0 shows of it.
+    cut: whether what is below height 0 is not seen, as under a water surface.
 
   Returns:
     A layer, or None where nothing of it is in the picture.
@@ -126,7 +131,24 @@ def draw(
     trace = tracing.SHAPES[type(shape)]
     seen = trace(shape, inner, directions, part.pattern is not None)
     _add(canvas[:, :, rows, columns], seen, part, light)
+  if cut:
+    _cut(canvas, view, window, -1 if mirror else 1)
   return Layer(left, top, canvas[:3], canvas[3], middle[:, 2])
+
+
+def _cut(
+  canvas: Float[np.ndarray, '5 T h w'],
+  view: tracing.View,
+  window: tracing.Window,
+  sign: int,
+) -> None:
+  """Leaves what is above height 0, or in a mirror below it."""
+  rise = tracing.linear(view.axes[:, :, 1], window)
+  scale = np.float32(sign * view.focal) / np.maximum(canvas[4], 1)
+  height = rise * canvas[4] + view.position[:, 1].astype(np.float32)[:, None, None]
+  kept = np.clip(height * scale + 0.5, 0, 1)
+  # A soft edge of which no part covers most of a pixel has no depth.
+  canvas[:4] *= np.where(canvas[4] < 1e5, kept, 1)
 
 
 def _add(
@@ -142,9 +164,9 @@ def _add(
   front = seen.depth < canvas[4]
   weight = np.where(front, cover, cover * (1 - behind))
   keep = np.where(front, 1 - cover, np.float32(1))
-  direct = np.maximum(seen.sun, 0)
-  sky = np.float32(0.5) + np.float32(0.5) * seen.up
-  shine = np.maximum(seen.half, 0)
+  direct = np.clip(seen.sun, 0, 1)
+  sky = np.float32(0.5) + np.float32(0.5) * np.clip(seen.up, -1, 1)
+  shine = np.clip(seen.half, 0, 1)
   power = 1
   while power < tracing.GLOSS:
     shine, power = shine * shine, 2 * power

@@ -212,7 +212,7 @@ def collide(
   speeds = (one.speed, -two.speed)
   after = elastic((one.low**3, two.low**3), speeds)
   contact = MIDDLE * (0.7 + 0.5 * one.phase)
-  # Balls of two sizes touch at a slant; only the flat distance matters here.
+  # Balls that lie on the ground and are not of one size touch at a slant.
   apart = 2 * math.sqrt(one.low * two.low)
   paths = []
   for draw, before, then, side in zip(
@@ -238,4 +238,5 @@ EVENTS = {
   'hover': hover,
   'fly': fly,
   'swim': fly,
+  'float': hover,
 }

@@ -423,7 +423,7 @@ def moved(
 
 def bounds(
   shape: Shape,
-) -> tuple[Float[np.ndarray, 'T n 3'], Float[np.ndarray, '... n 3']]:
+) -> tuple[Float[np.ndarray, 'T n 3'], Float[np.ndarray, 'S n 3']]:
   """Centres and half sides of upright boxes that hold a shape."""
   match shape:
     case Ellipsoid(centre, axes, radii):
@@ -439,15 +439,15 @@ def bounds(
       return np.stack([start, end], 1), reach[None]
 
 
-def box(
-  shape: Shape, view: View
+def outline(
+  centre: Float[np.ndarray, 'T n 3'],
+  reach: Float[np.ndarray, 'S n 3'],
+  view: View,
 ) -> Int[np.ndarray, '4 T']:
-  """Left, top, right and bottom pixels (exclusive) that a shape can touch.
+  """Left, top, right and bottom pixels (exclusive) of boxes in camera axes.
 
-  The shape is in the camera's axes. Kept within the picture; empty where the
-  shape is not in it.
+  Kept within the picture; empty where there is nothing in it.
   """
-  centre, reach = bounds(shape)
   # A sphere's outline is a little wider than its shadow from its centre.
   ahead = np.maximum(centre[:, :, 2] - reach[..., 2] / 3, NEAR)
   x, y = (view.focal * centre[:, :, i] / ahead for i in (0, 1))
@@ -462,5 +462,12 @@ def box(
   ])
   most = np.array([view.width, view.height] * 2)[:, None]
   edges = np.clip(edges, 0, most).astype(int)
-  edges[:, (centre[:, :, 2] < NEAR).any(1)] = 0
+  gone = (centre[:, :, 2] < NEAR).any(1)
+  gone |= (edges[2:] <= edges[:2]).any(0)
+  edges[:, gone] = 0
   return edges
+
+
+def box(shape: Shape, view: View) -> Int[np.ndarray, '4 T']:
+  """The pixels that a shape in the camera's axes can touch."""
+  return outline(*bounds(shape), view)

@@ -1,0 +1,400 @@
+"""Small ray-traced scenes in three dimensions, with captions and ground truth.
+
+Solids and jointed actors in ten colours rest, roll, bounce, ride, fly or swim
+on six grounds, under water and in a studio, by day or night, in rain or fog,
+before a camera that stands, pans, orbits or moves closer. Lengths are units, of
+which an actor is about two long; a frame is taken every 1/8 s of motion in
+closed form (`motion`), and everything is drawn by rays (`tracing`).
+
+A clip is a pure function of (seed, index, size, split). All that is random of
+it is drawn before its size is known, so a scene is the same at every
+resolution and aspect; what crosses the picture is in its middle after 1 s, and
+longer clips carry on.
+"""
+
+import itertools
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from sora_jax import batch
+from sora_jax.data.worlds import (
+  actors,
+  cameras,
+  motion,
+  places,
+  scene_captions,
+  staging,
+)
+
+SPLITS = ('train', 'test')
+FPS = 8.0
+
+# Reads a caption of a clip back to what it promises.
+attributes = scene_captions.attributes
+
+DRY = ('grass', 'sand', 'checker', 'ruins', 'studio')
+# Where each object does what.
+EVENTS = {
+  'ball': {
+    **dict.fromkeys(('rest', 'roll', 'bounce', 'throw', 'collide'), DRY),
+    'float': ('water',),
+  },
+  'cube': {'rest': (*DRY, 'underwater'), 'bounce': DRY, 'float': ('water',)},
+  'cylinder': {'rest': (*DRY, 'underwater'), 'roll': DRY},
+  'cone': {'rest': (*DRY, 'underwater'), 'bounce': DRY, 'float': ('water',)},
+  'bicycle': dict.fromkeys(('rest', 'start', 'ride'), DRY),
+  'car': dict.fromkeys(('rest', 'start', 'ride'), DRY),
+  'drone': {'rest': DRY, 'hover': (*DRY, 'water'), 'fly': (*DRY, 'water')},
+  'butterfly': {'rest': DRY, 'hover': (*DRY, 'water'), 'fly': (*DRY, 'water')},
+  'fish': {
+    'swim': ('underwater',),
+    'hover': ('underwater',),
+    'jump': ('water',),
+  },
+  'diver': {'swim': ('underwater',), 'hover': ('underwater',)},
+  'cat': dict.fromkeys(('rest', 'walk', 'jump'), DRY),
+}
+KINDS = [
+  (name, event, place)
+  for name, events in EVENTS.items()
+  for event, where in events.items()
+  for place in where
+]
+EVERYWHERE_ALIKE = ('studio', 'underwater')  # no hour and no weather
+
+
+class Combination(NamedTuple):
+  """What train and test split by."""
+
+  object: str
+  event: str
+  place: str
+  colour: str
+
+
+def held_out(combination: Combination) -> bool:
+  """Whether a combination is kept out of training: one of ten is.
+
+  Each triple of object, event and place lacks one colour, and colours take
+  turns, so every word is trained in nearly equally many combinations.
+  """
+  rank = KINDS.index(combination[:3])
+  colours = list(scene_captions.COLOURS)
+  # 3 is coprime with the number of colours, so all of them take a turn.
+  return colours[3 * rank % len(colours)] == combination.colour
+
+
+COMBINATIONS = {
+  split: {
+    kind: [
+      colour
+      for colour in scene_captions.COLOURS
+      if held_out(Combination(*kind, colour)) == (split == 'test')
+    ]
+    for kind in KINDS
+  }
+  for split in SPLITS
+}
+
+
+class Truth(NamedTuple):
+  """What happens in a clip, exactly. K actors, the first-named one first."""
+
+  said: scene_captions.Attributes  # all that is true, more than is said
+  names: list[str]  # of objects
+  colours: list[str]
+  position: Float[np.ndarray, 'T K 3']  # units; y is up, from the ground
+  velocity: Float[np.ndarray, 'T K 3']  # units/s
+  heading: Float[np.ndarray, 'T K']  # radians; 0 along x, then towards -z
+  camera: cameras.Camera
+  # 1 + the actor that a pixel shows; 0 is none. No rows before it is drawn.
+  mask: UInt8[np.ndarray, 'T H W']
+
+
+class Scene(NamedTuple):
+  """One clip before it has a size: words, numbers and where to put them."""
+
+  said: scene_captions.Attributes
+  draws: list[motion.Draw]
+  camera: cameras.Draw
+  setting: places.Setting
+  seed: Float[np.ndarray, 'n 4']
+  caption: str
+  image_caption: str
+
+
+SPEEDS = {  # units/s
+  'roll': (0.8, 1.4),
+  'ride': (0.8, 1.3),
+  'start': (0.8, 1.2),
+  'walk': (0.6, 1.0),
+  'throw': (0.8, 1.3),
+  'jump': (0.8, 1.2),
+  'fly': (0.8, 1.3),
+  'swim': (0.7, 1.1),
+  'collide': (0.9, 1.5),
+}
+HEIGHTS = {  # units; of falls, leaps and flights
+  'bounce': (1.0, 1.8),
+  'throw': (0.8, 1.3),
+  'jump': (0.45, 0.8),
+  'hover': (0.35, 0.8),
+  'fly': (0.35, 0.8),
+  'swim': (0.3, 0.7),
+}
+# Half the height of each object, where the camera looks; and how far a ball's
+# origin is from the ground.
+MIDDLES = {
+  'ball': 0.0,
+  'cube': 0.55,
+  'cylinder': 0.6,
+  'cone': 0.6,
+  'bicycle': 0.75,
+  'car': 0.6,
+  'drone': 0.4,
+  'butterfly': 0.6,
+  'fish': 0.55,
+  'diver': 0.6,
+  'cat': 0.7,
+}
+FLOATS = {'ball': 0.3, 'cube': -0.4, 'cone': -0.3}  # height of the origin
+# Where several stand: along their heading and beside it, units.
+PLACES_OF = {
+  1: ((0.0, 0.0),),
+  2: ((1.1, 0.45), (-1.1, -0.45)),
+  3: ((0.0, -0.9), (2.0, 0.5), (-2.0, 0.5)),
+}
+FARTHER = {1: 1.0, 2: 1.3, 3: 1.7}  # so that all of them are seen
+
+
+def generator(seed: int, index: int, split: str) -> np.random.Generator:
+  """What everything random of a clip is drawn from.
+
+  Raises:
+    ValueError: unknown split, or a negative seed or index.
+  """
+  if split not in SPLITS:
+    raise ValueError(f'{split=} is not one of {", ".join(SPLITS)}')
+  if seed < 0 or index < 0:
+    raise ValueError(f'{seed=} and {index=} must be 0 or more')
+  key = np.random.SeedSequence([seed, SPLITS.index(split), index])
+  return np.random.Generator(np.random.Philox(key))
+
+
+def _pick(rng: np.random.Generator, items):
+  return items[int(rng.integers(len(items)))]
+
+
+def _attributes(
+  rng: np.random.Generator, split: str
+) -> scene_captions.Attributes:
+  """Draws what a scene is of."""
+  name = _pick(rng, tuple(EVENTS))
+  event = _pick(rng, tuple(EVENTS[name]))
+  place = _pick(rng, EVENTS[name][event])
+  colour = _pick(rng, COMBINATIONS[split][name, event, place])
+  # The second ball is of a combination that is trained, in every split.
+  others = [c for c in COMBINATIONS['train'][name, event, place] if c != colour]
+  second = _pick(rng, others)
+  count = _pick(rng, (1, 1, 1, 1, 1, 2, 2, 3))
+  way = _pick(rng, tuple(scene_captions.WAYS))
+  hour = _pick(rng, ('day', 'day', 'dusk', 'night'))
+  weather = _pick(rng, ('clear', 'clear', 'clear', 'rain', 'fog'))
+  alike = place in EVERYWHERE_ALIKE
+  return scene_captions.Attributes(
+    object=name,
+    colour=colour,
+    count=1 if event == 'collide' else count,
+    event=event,
+    way=way if event in scene_captions.DIRECTED else '',
+    place=place,
+    hour='' if alike else hour,
+    weather='' if alike else weather,
+    camera=_pick(rng, scene_captions.CAMERAS),
+    second=second if event == 'collide' else '',
+  )
+
+
+def _low(name: str, event: str) -> float:
+  """Height of an actor's origin when it is down, units."""
+  if event == 'float':
+    return FLOATS[name]
+  if name == 'fish' and event == 'jump':
+    return -0.9
+  return actors.BALL if name == 'ball' else 0.0
+
+
+def _motion(
+  rng: np.random.Generator, said: scene_captions.Attributes, azimuth: float
+) -> list[motion.Draw]:
+  """Draws how each actor moves, its way as the camera sees it."""
+  heading = azimuth + rng.uniform(-0.45, 0.45)
+  way = said.way or _pick(rng, tuple(scene_captions.WAYS))
+  heading += 0 if way == 'right' else np.pi
+  speed = rng.uniform(*SPEEDS.get(said.event, (0, 0)))
+  height = rng.uniform(*HEIGHTS.get(said.event, (0, 0)))
+  if said.place == 'water' and said.event == 'jump':
+    height += 1.3
+  draws = []
+  number = 2 if said.event == 'collide' else said.count
+  for along, beside in PLACES_OF[said.count] * (number // said.count):
+    ahead, right = motion.forward(np.array([heading, heading - np.pi / 2]))
+    draws.append(
+      motion.Draw(
+        speed=speed * rng.uniform(0.95, 1.05),
+        height=height * rng.uniform(0.9, 1.1),
+        heading=heading + (0.0 if said.way else rng.uniform(-0.3, 0.3)),
+        start=along * ahead + beside * right,
+        phase=rng.random(),
+        low=_low(said.object, said.event),
+      )
+    )
+  return draws
+
+
+def _camera(
+  rng: np.random.Generator,
+  said: scene_captions.Attributes,
+  azimuth: float,
+  height: float,
+) -> cameras.Draw:
+  """Draws where the camera is; flyers are seen from higher up."""
+  moves = bool(said.way)
+  from_above = said.object in ('drone', 'butterfly')
+  middle = MIDDLES[said.object] + max(_low(said.object, said.event), -0.3)
+  rises = height * (0.5 if said.event in ('bounce', 'throw', 'jump') else 1.0)
+  distance = (5.6 if moves else 4.9) + 0.5 * rises
+  return cameras.Draw(
+    kind=said.camera,
+    azimuth=azimuth,
+    elevation=rng.uniform(0.3, 0.5) if from_above else rng.uniform(0.12, 0.36),
+    distance=distance * FARTHER[said.count] * rng.uniform(0.93, 1.07),
+    aim=np.array([0.0, max(middle + rises, 0.4), 0.0]),
+    rate=rng.uniform(-1, 1),
+    follows=moves,
+  )
+
+
+def _scene(seed: int, index: int, split: str) -> Scene:
+  """Draws everything random of a clip, the same for every size."""
+  rng = generator(seed, index, split)
+  said = _attributes(rng, split)
+  azimuth = rng.uniform(0, 2 * np.pi)
+  draws = _motion(rng, said, azimuth)
+  camera = _camera(rng, said, azimuth, draws[0].height)
+  # The sun is behind the camera's shoulder, and at dusk beside the scene.
+  beside = rng.uniform(*((1.0, 2.0) if said.hour == 'dusk' else (0.4, 1.2)))
+  setting = places.Setting(
+    place=said.place,
+    hour=said.hour or 'day',
+    weather=said.weather or 'clear',
+    azimuth=azimuth + beside * (1 if rng.random() < 0.5 else -1),
+    shift=rng.uniform(0, 50, 2),
+  )
+  return Scene(
+    said=said,
+    draws=draws,
+    camera=camera,
+    setting=setting,
+    seed=rng.random((96, 4)),
+    caption=scene_captions.write(said, rng, image=False),
+    image_caption=scene_captions.write(said, rng, image=True),
+  )
+
+
+def _paths(scene: Scene, time: Float[np.ndarray, ' T']) -> list[motion.Path]:
+  event = scene.said.event
+  if event == 'collide':
+    one, two = scene.draws
+    return list(motion.collide((one, two), time))
+  return [motion.EVENTS[event](d, time) for d in scene.draws]
+
+
+def _stage(
+  seed: int, index: int, size: batch.Size, split: str
+) -> tuple[str, Truth, staging.Stage]:
+  """Everything about a clip but its pixels."""
+  scene = _scene(seed, index, split)
+  said = scene.said
+  time = np.arange(size.frames) / FPS
+  paths = _paths(scene, time)
+  middle = np.mean([p.position for p in paths], 0)
+  shot = cameras.camera(scene.camera, time, middle)
+  colours = [said.colour] * len(paths)
+  if said.second:
+    colours[1] = said.second
+  truth = Truth(
+    said=said,
+    names=[said.object] * len(paths),
+    colours=colours,
+    position=np.stack([p.position for p in paths], 1),
+    velocity=np.stack([p.velocity for p in paths], 1),
+    heading=np.stack([p.heading for p in paths], 1),
+    camera=shot,
+    mask=np.zeros((size.frames, 0, size.width), np.uint8),
+  )
+  stage = staging.Stage(
+    players=[
+      staging.Player(said.object, colour, path)
+      for colour, path in zip(colours, paths, strict=True)
+    ],
+    setting=scene.setting,
+    air=places.air_of(scene.setting),
+    view=cameras.view(shot, size),
+    time=time,
+    seed=scene.seed,
+  )
+  caption = scene.image_caption if size.frames == 1 else scene.caption
+  return caption, truth, stage
+
+
+def simulate(
+  seed: int, index: int, size: batch.Size, split: str = 'train'
+) -> tuple[str, Truth]:
+  """Returns the caption and the ground truth of a clip, without its pixels.
+
+  Raises:
+    ValueError: unknown split, or a negative seed or index.
+  """
+  caption, truth, _ = _stage(seed, index, size, split)
+  return caption, truth
+
+
+def clip(
+  seed: int, index: int, size: batch.Size, split: str = 'train'
+) -> tuple[batch.Clip, Truth]:
+  """Makes clip `index` of a world, at any size, and its ground truth.
+
+  An image (one frame) has a caption without motion.
+
+  Args:
+    seed: which world.
+    index: which clip of it.
+    size: pixels and frames.
+    split: 'train'; or 'test', combinations of object, event, place and colour
+      that training never shows.
+
+  Raises:
+    ValueError: unknown split, or a negative seed or index.
+  """
+  caption, truth, stage = _stage(seed, index, size, split)
+  video, mask = staging.render(stage)
+  name = f'scenes-{split}-{seed}-{index}-{size}'
+  return batch.Clip(video, caption, FPS, name), truth._replace(mask=mask)
+
+
+def held_out_prompts(seed: int, n: int) -> list[tuple[str, int]]:
+  """Returns n captions of split 'test', the objects in turn, and their indices."""
+  size = batch.Size(8, 8, 17)
+  waiting = {name: [] for name in EVENTS}
+  indices = itertools.count()
+  prompts = []
+  for name in itertools.islice(itertools.cycle(EVENTS), n):
+    while not waiting[name]:
+      index = next(indices)
+      caption, truth = simulate(seed, index, size, 'test')
+      waiting[truth.said.object].append((caption, index))
+    prompts.append(waiting[name].pop(0))
+  return prompts
