@@ -78,35 +78,34 @@ def block(low, high, colour: Colour, top=(1.0, 1.0), lean=0.0, **paint):
   """A box between two corners, its top narrowed in x and z and moved in x."""
   low, high = np.array(low, float), np.array(high, float)
   middle, half = (low + high) / 2, (high - low) / 2
-  narrow = np.array([[top[0], 1, top[1]] if y > 0 else [1, 1, 1] for _, y, _ in tracing.CORNERS])
+  narrow = np.array([
+    [top[0], 1, top[1]] if y > 0 else [1, 1, 1] for _, y, _ in tracing.CORNERS
+  ])
   corners = middle + tracing.CORNERS * half * narrow
   corners[:, 0] += np.where(tracing.CORNERS[:, 1] > 0, lean, 0)
   return drawing.Part(tracing.Block(corners[None]), colour, **paint)
 
 
-def placed(
-  parts: list[drawing.Part], path: motion.Path, scale: float = 1.0
-) -> list[drawing.Part]:
+def lasting(shape: tracing.Shape, frames: int) -> tracing.Shape:
+  """A shape that may be given at one time, at every time."""
+  wide = {
+    field: np.broadcast_to(value, (frames, *value.shape[1:]))
+    for field, value in shape._asdict().items()
+    if isinstance(value, np.ndarray) and value.ndim > 1
+  }
+  return shape._replace(**wide)
+
+
+def placed(parts: list[drawing.Part], path: motion.Path) -> list[drawing.Part]:
   """Parts in the world's axes, with values for every time of the path."""
   turn = about('y', path.heading) @ about('z', path.pitch)
   frames = len(path.time)
-  shapes = []
-  for part in parts:
-    wide = [
-      np.broadcast_to(v, (frames, *v.shape[1:])) * (scale if i != 'axes' else 1)
-      if isinstance(v, np.ndarray) and v.ndim > 1
-      else _scaled(i, v, scale)
-      for i, v in part.shape._asdict().items()
-    ]
-    shape = type(part.shape)(*wide)
-    shapes.append(part._replace(shape=tracing.moved(shape, turn, path.position)))
-  return shapes
-
-
-def _scaled(name: str, value, scale: float):
-  if name in ('radii', 'radius'):
-    return tuple(scale * v for v in value) if isinstance(value, tuple) else scale * value
-  return value
+  return [
+    p._replace(
+      shape=tracing.moved(lasting(p.shape, frames), turn, path.position)
+    )
+    for p in parts
+  ]
 
 
 def band(low: float, high: float, axis: int = 0, edge: float = 0.12):
@@ -179,7 +178,11 @@ def _wheel(
   axes = _spinning(path, radius).transpose(0, 2, 1)
   shape = tracing.Wheel(points(*centre), axes, radius, **kind)
   return drawing.Part(
-    shape, RUBBER, second=colour, pattern=lambda u, v, ring: 1 - ring, gloss=0.05
+    shape,
+    RUBBER,
+    second=colour,
+    pattern=lambda u, v, ring: 1 - ring,
+    gloss=0.05,
   )
 
 
@@ -221,19 +224,37 @@ def bicycle(path: motion.Path, colour: Colour) -> list[drawing.Part]:
 def car(path: motion.Path, colour: Colour) -> list[drawing.Part]:
   """A car with a cabin of glass, and wheels that turn as far as it has gone."""
   r, width = 0.3, 0.52
-  body = block([-1.15, 0.26, -width], [1.15, 0.7, width], colour, (0.96, 0.94), gloss=0.3)
-  cabin = block([-0.8, 0.7, -0.47], [0.55, 1.12, 0.47], GLASS, (0.66, 0.84), -0.06, gloss=0.6)
-  roof = block([-0.56, 1.11, -0.41], [0.3, 1.18, 0.41], colour, (0.94, 0.94), gloss=0.3)
+  body = block(
+    [-1.15, 0.26, -width], [1.15, 0.7, width], colour, (0.96, 0.94), gloss=0.3
+  )
+  cabin = block(
+    [-0.8, 0.7, -0.47],
+    [0.55, 1.12, 0.47],
+    GLASS,
+    (0.66, 0.84),
+    -0.06,
+    gloss=0.6,
+  )
+  roof = block(
+    [-0.56, 1.11, -0.41], [0.3, 1.18, 0.41], colour, (0.94, 0.94), gloss=0.3
+  )
   parts = [body, cabin, roof]
   for side in (-1, 1):
     # Pillars between the windows, in the colour of the body.
     z0, z1 = 0.475 * side, 0.4 * side
     for low, high in ((-0.12, -0.13), (-0.78, -0.54), (0.53, 0.28)):
       parts.append(limb([low, 0.7, z0], [high, 1.13, z1], 0.04, colour))
-    parts.append(egg([1.13, 0.52, 0.33 * side], [0.06, 0.09, 0.13], LAMP, gloss=0.8))
-    parts.append(egg([-1.13, 0.52, 0.36 * side], [0.05, 0.09, 0.1], (0.5, 0.01, 0.01)))
+    parts.append(
+      egg([1.13, 0.52, 0.33 * side], [0.06, 0.09, 0.13], LAMP, gloss=0.8)
+    )
+    parts.append(
+      egg([-1.13, 0.52, 0.36 * side], [0.05, 0.09, 0.1], (0.5, 0.01, 0.01))
+    )
     for x in (-0.7, 0.7):
-      inner, outer = points(x, r, side * (width - 0.18)), points(x, r, side * (width + 0.03))
+      inner, outer = (
+        points(x, r, side * (width - 0.18)),
+        points(x, r, side * (width + 0.03)),
+      )
       tyre = tracing.Frustum(inner, outer, (r, r))
       parts.append(drawing.Part(tyre, RUBBER, gloss=0.02))
       hub = points(x, r, side * (width + 0.035))
@@ -253,9 +274,17 @@ def drone(path: motion.Path, colour: Colour) -> list[drawing.Part]:
   ]
   for i, (x, z) in enumerate(((1, 1), (1, -1), (-1, 1), (-1, -1))):
     arm = np.array([0.68 * x, lift + 0.12, 0.62 * z])
-    parts.append(limb([0.2 * x, lift + 0.02, 0.14 * z], arm, (0.085, 0.06), colour))
-    parts.append(limb(arm + [0, -0.08, 0], arm + [0, 0.1, 0], 0.075, darker(colour)))
-    parts.append(limb([0.22 * x, lift - 0.1, 0.2 * z], [0.3 * x, 0.03, 0.34 * z], 0.035, STEEL))
+    parts.append(
+      limb([0.2 * x, lift + 0.02, 0.14 * z], arm, (0.085, 0.06), colour)
+    )
+    parts.append(
+      limb(arm + [0, -0.08, 0], arm + [0, 0.1, 0], 0.075, darker(colour))
+    )
+    parts.append(
+      limb(
+        [0.22 * x, lift - 0.1, 0.2 * z], [0.3 * x, 0.03, 0.34 * z], 0.035, STEEL
+      )
+    )
     # Neighbours turn against each other, half a turn in three frames.
     spin = np.pi / 3 * 8 * path.time * path.vigour * (-1) ** i * np.sign(x * z)
     hub = arm + [0, 0.13, 0]

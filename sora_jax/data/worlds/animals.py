@@ -67,20 +67,33 @@ def fish(path: motion.Path, colour: Colour) -> list[drawing.Part]:
   for up in (-1, 1):
     lobe = tail @ about('z', -up * 0.75)
     parts.append(
-      egg(at(-1.0, 0.2 * up), [0.34, 0.13, 0.03], actors.darker(colour, 0.7), lobe)
+      egg(
+        at(-1.0, 0.2 * up), [0.34, 0.13, 0.03], actors.darker(colour, 0.7), lobe
+      )
     )
     fin = yaw(0.0) @ about('z', -0.5 * up - 0.1)
     place = at(-0.02, 0.46 * up) if up > 0 else at(-0.1, -0.4)
     parts.append(
-      egg(place, [0.34 if up > 0 else 0.2, 0.14, 0.03], actors.darker(colour, 0.7), fin)
+      egg(
+        place,
+        [0.34 if up > 0 else 0.2, 0.14, 0.03],
+        actors.darker(colour, 0.7),
+        fin,
+      )
     )
   for side in (-1, 1):
-    paddle = about('y', side * (0.7 + 0.4 * np.sin(1.3 * phase))) @ about('z', 0.4)
+    paddle = about('y', side * (0.7 + 0.4 * np.sin(1.3 * phase))) @ about(
+      'z', 0.4
+    )
     parts.append(
       egg(at(0.16, -0.14, 0.27 * side), [0.2, 0.1, 0.025], pale, paddle)
     )
-    parts.append(egg(at(0.58, 0.1, 0.15 * side), [0.1, 0.1, 0.06], (0.9, 0.9, 0.9)))
-    parts.append(egg(at(0.61, 0.1, 0.19 * side), [0.06, 0.06, 0.04], EYE, gloss=1.0))
+    parts.append(
+      egg(at(0.58, 0.1, 0.15 * side), [0.1, 0.1, 0.06], (0.9, 0.9, 0.9))
+    )
+    parts.append(
+      egg(at(0.61, 0.1, 0.19 * side), [0.06, 0.06, 0.04], EYE, gloss=1.0)
+    )
   return parts
 
 
@@ -90,7 +103,11 @@ def diver(path: motion.Path, colour: Colour) -> list[drawing.Part]:
   swing = 0.34 if path.vigour else 0.2
   h = 0.6
   skin, dark = (0.62, 0.33, 0.2), (0.03, 0.03, 0.035)
-  bottle = (0.75, 0.6, 0.05) if colour[2] > 0.2 or colour[1] < 0.4 else (0.6, 0.62, 0.66)
+  bottle = (
+    (0.75, 0.6, 0.05)
+    if colour[2] > 0.2 or colour[1] < 0.4
+    else (0.6, 0.62, 0.66)
+  )
   parts = [
     limb([0.36, h + 0.02, 0], [-0.22, h - 0.03, 0], (0.2, 0.16), colour),
     egg([0.74, h + 0.1, 0], [0.17, 0.18, 0.155], colour),
@@ -120,14 +137,19 @@ def diver(path: motion.Path, colour: Colour) -> list[drawing.Part]:
   return parts
 
 
-def _leg(path: motion.Path, x: float, z: float, lag: float, colour: Colour, paw: Colour):
+def _leg(
+  path: motion.Path, x: float, z: float, lag: float, colour: Colour, paw: Colour
+):
   """A leg of a cat: its paw goes back on the ground and forwards in an arc."""
   stride, step = 0.42, path.travelled / 1.0 + lag
   swing = np.zeros_like(path.time)
   lift = swing
   if path.vigour:
     angle = 2 * np.pi * step
-    swing, lift = 0.5 * stride * np.cos(angle), 0.13 * np.maximum(np.sin(-angle), 0)
+    swing, lift = (
+      0.5 * stride * np.cos(angle),
+      0.13 * np.maximum(np.sin(-angle), 0),
+    )
   hip = points(x, 0.62, z)
   foot = points(x + 0.02 + swing, 0.06 + lift, z)
   bend = 0.1 if x < 0 else -0.08
@@ -141,7 +163,9 @@ def _leg(path: motion.Path, x: float, z: float, lag: float, colour: Colour, paw:
 
 def cat(path: motion.Path, colour: Colour) -> list[drawing.Part]:
   """A cat, which walks as fast as it goes, and whose tail waves."""
-  pale = tuple(0.4 * c + 0.5 for c in colour) if sum(colour) > 0.3 else (0.5,) * 3
+  pale = (
+    tuple(0.4 * c + 0.5 for c in colour) if sum(colour) > 0.3 else (0.5,) * 3
+  )
   fur = dict(
     second=actors.darker(colour, 0.4) if sum(colour) > 0.3 else (0.12,) * 3,
     pattern=actors.stripes(3.3, share=0.3),
@@ -161,18 +185,22 @@ def cat(path: motion.Path, colour: Colour) -> list[drawing.Part]:
   ]
   for side in (-1, 1):
     ear = head + [-0.02, 0.15, 0.15 * side]
-    parts.append(limb(ear, ear + [-0.02, 0.2, 0.05 * side], (0.115, 0.015), colour, gloss=0.03))
+    parts.append(
+      limb(
+        ear, ear + [-0.02, 0.2, 0.05 * side], (0.115, 0.015), colour, gloss=0.03
+      )
+    )
     eye = head + [0.185, 0.05, 0.13 * side]
     parts.append(egg(eye, [0.06, 0.065, 0.06], (0.55, 0.6, 0.1), gloss=0.8))
-    parts.append(egg(eye + [0.035, 0, 0.015 * side], [0.04, 0.045, 0.04], EYE, gloss=1.0))
+    parts.append(
+      egg(eye + [0.035, 0, 0.015 * side], [0.04, 0.045, 0.04], EYE, gloss=1.0)
+    )
     parts += _leg(path, 0.46, 0.15 * side, 0.25 + 0.25 * side, colour, pale)
     parts += _leg(path, -0.5, 0.15 * side, 0.5 + 0.25 * side, colour, pale)
   bone = points(-0.66, 0.84 + bob, 0)
   for i, rise in enumerate((0.5, 1.1, 1.7)):
     wave = 0.4 * np.sin(2 * np.pi * 0.8 * path.time - 0.8 * i)
-    way = points(
-      -0.3 * np.cos(rise), 0.3 * np.sin(rise), 0.3 * wave
-    )
+    way = points(-0.3 * np.cos(rise), 0.3 * np.sin(rise), 0.3 * wave)
     parts.append(limb(bone, bone + way, 0.075 - 0.008 * i, colour, gloss=0.03))
     bone = bone + way
   return parts

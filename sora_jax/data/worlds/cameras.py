@@ -58,9 +58,12 @@ def camera(
   distance = np.full_like(time, draw.distance)
   aim = np.tile(draw.aim, (len(time), 1))
   if draw.kind == 'orbit':
-    azimuth = azimuth + 0.55 * np.copysign(0.6 + 0.4 * abs(draw.rate), draw.rate) * since
+    azimuth = (
+      azimuth
+      + 0.55 * np.copysign(0.6 + 0.4 * abs(draw.rate), draw.rate) * since
+    )
   elif draw.kind == 'dolly':
-    distance = distance * np.exp(-0.3 * np.tanh(since))
+    distance = distance * np.exp(-0.25 * np.tanh(since))
   back = np.stack(
     [
       np.sin(azimuth) * np.cos(draw.elevation),
@@ -75,7 +78,7 @@ def camera(
     right = np.array([np.cos(draw.azimuth), 0, -np.sin(draw.azimuth)])
     along = 0.85 * (followed - draw.aim) @ right
     if not draw.follows:
-      along = np.copysign(0.8, draw.rate) * np.tanh(since)
+      along = np.copysign(0.55, draw.rate) * np.tanh(since)
     aim = aim + along[:, None] * right
   position[:, 1] = np.maximum(position[:, 1], LOWEST)
   return look(position, aim)

@@ -79,7 +79,9 @@ def rays(
 
 
 def _directions(
-  light: Light, turn: Float[np.ndarray, 'T 3 3'], middle: Float[np.ndarray, 'T 3']
+  light: Light,
+  turn: Float[np.ndarray, 'T 3 3'],
+  middle: Float[np.ndarray, 'T 3'],
 ) -> tracing.Light:
   """Where light comes from in the camera's axes, and the half vector."""
   sun = turn @ light.direction
@@ -111,12 +113,13 @@ def draw(
   turn = view.axes @ flip
   shift = -(view.axes @ view.position[:, :, None])[:, :, 0]
   shapes = [tracing.moved(p.shape, turn, shift) for p in parts]
-  boxes = np.stack([tracing.box(s, view) for s in shapes])
+  centres, reaches, counts = tracing.joint_bounds(shapes)
+  boxes = tracing.outlines(centres, reaches, counts, view)
   left, top, width, height = window_of(boxes, view)
   if not width or not height:
     return None
   window = rays(view, left, top, width, height)
-  middle = np.mean([tracing.bounds(s)[0].mean(1) for s in shapes], 0)
+  middle = centres.mean(1)
   directions = _directions(light, turn, middle)
   canvas = np.zeros((5, len(left), height, width), np.float32)
   canvas[4] = 1e6
@@ -145,7 +148,9 @@ def _cut(
   """Leaves what is above height 0, or in a mirror below it."""
   rise = tracing.linear(view.axes[:, :, 1], window)
   scale = np.float32(sign * view.focal) / np.maximum(canvas[4], 1)
-  height = rise * canvas[4] + view.position[:, 1].astype(np.float32)[:, None, None]
+  height = (
+    rise * canvas[4] + view.position[:, 1].astype(np.float32)[:, None, None]
+  )
   kept = np.clip(height * scale + 0.5, 0, 1)
   # A soft edge of which no part covers most of a pixel has no depth.
   canvas[:4] *= np.where(canvas[4] < 1e5, kept, 1)
@@ -204,6 +209,8 @@ def paste(
     haze: how much light is lost per unit of distance, and to what colour.
     labels: 1 + the layer that a pixel mostly shows; changed.
   """
+  if not layers:
+    return
   density, air = haze
   depths = np.stack([np.broadcast_to(v.depth, v.left.shape) for v in layers])
   for t in range(depths.shape[1]):

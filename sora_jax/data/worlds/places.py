@@ -40,21 +40,51 @@ class Air(NamedTuple):
 
 # Elevation of the sun in radians; sun, sky, bounce, zenith and horizon.
 _HOURS = {
-  'day': (0.85, (1.0, 0.94, 0.8), (0.36, 0.44, 0.58), (0.2, 0.18, 0.14), (0.1, 0.27, 0.62), (0.62, 0.74, 0.84)),
-  'dusk': (0.4, (1.15, 0.52, 0.2), (0.27, 0.21, 0.32), (0.16, 0.09, 0.08), (0.07, 0.08, 0.25), (0.85, 0.36, 0.14)),
-  'night': (0.8, (0.2, 0.25, 0.36), (0.07, 0.09, 0.16), (0.03, 0.03, 0.045), (0.004, 0.008, 0.03), (0.025, 0.04, 0.085)),
+  'day': (
+    0.85,
+    (1.0, 0.94, 0.8),
+    (0.36, 0.44, 0.58),
+    (0.2, 0.18, 0.14),
+    (0.1, 0.27, 0.62),
+    (0.62, 0.74, 0.84),
+  ),
+  'dusk': (
+    0.4,
+    (1.15, 0.52, 0.2),
+    (0.27, 0.21, 0.32),
+    (0.16, 0.09, 0.08),
+    (0.07, 0.08, 0.25),
+    (0.85, 0.36, 0.14),
+  ),
+  'night': (
+    0.8,
+    (0.2, 0.25, 0.36),
+    (0.07, 0.09, 0.16),
+    (0.03, 0.03, 0.045),
+    (0.004, 0.008, 0.03),
+    (0.025, 0.04, 0.085),
+  ),
 }
-_GREY = {'day': 0.5, 'dusk': 0.2, 'night': 0.035}  # of clouds and fog
+_GREY = {'day': 0.5, 'dusk': 0.2, 'night': 0.05}  # of clouds and fog
 
 
 def air_of(setting: Setting) -> Air:
   """The light and the air of a setting."""
   height, *colours = _HOURS[setting.hour]
   if setting.place == 'studio':
-    height, colours = 0.95, [(0.75,) * 3, (0.5,) * 3, (0.36,) * 3, (0.72,) * 3, (0.8,) * 3]
+    height, colours = (
+      0.95,
+      [(0.75,) * 3, (0.5,) * 3, (0.36,) * 3, (0.72,) * 3, (0.8,) * 3],
+    )
   if setting.place == 'underwater':
     height = 1.2
-    colours = [(0.55, 0.8, 0.75), (0.1, 0.32, 0.42), (0.06, 0.13, 0.14), (0.1, 0.42, 0.5), (0.012, 0.13, 0.2)]
+    colours = [
+      (0.55, 0.8, 0.75),
+      (0.1, 0.32, 0.42),
+      (0.06, 0.13, 0.14),
+      (0.1, 0.42, 0.5),
+      (0.012, 0.13, 0.2),
+    ]
   sun, sky, bounce, zenith, horizon = (np.array(c) for c in colours)
   haze = (0.004, horizon)
   if setting.place == 'underwater':
@@ -93,7 +123,7 @@ def noise() -> Float[np.ndarray, '256 256']:
       near, far = (np.take(coarse, (i + k) % side, axis) for k in (0, 1))
       weight = part[:, None] if axis == 0 else part
       coarse = near + weight * (far - near)
-    total += coarse * 0.68**octave
+    total += coarse * 0.8**octave
   return ((total - total.mean()) / total.std()).astype(np.float32)
 
 
@@ -127,7 +157,9 @@ def ground_of(view: tracing.View, window: tracing.Window) -> Ground:
   """Where rays meet height 0; the camera does not roll, so rows are level."""
   axes = view.axes.astype(np.float32)[:, :, :, None, None]
   down = -(axes[:, 1, 1] * window.y + axes[:, 2, 1])
-  reach = view.position[:, 1, None, None].astype(np.float32) / np.maximum(down, 1e-3)
+  reach = view.position[:, 1, None, None].astype(np.float32) / np.maximum(
+    down, 1e-3
+  )
   x, z = (
     tracing.linear(view.axes[:, :, k], window) * reach
     + view.position[:, k, None, None].astype(np.float32)
@@ -145,7 +177,10 @@ def _fade(grain: np.ndarray, size: float) -> np.ndarray:
 
 def _tint(base, change, mix: np.ndarray) -> list[np.ndarray]:
   """base + mix change, a channel at a time."""
-  return [np.float32(b) + np.float32(c) * mix for b, c in zip(base, change, strict=True)]
+  return [
+    np.float32(b) + np.float32(c) * mix
+    for b, c in zip(base, change, strict=True)
+  ]
 
 
 Albedo = list[np.ndarray]
@@ -154,10 +189,13 @@ Albedo = list[np.ndarray]
 def grass(g: Ground, shift: np.ndarray, time: np.ndarray) -> Albedo:
   x, z = g.x + np.float32(shift[0]), g.z + np.float32(shift[1])
   patches = sample(x * 5, z * 5)
-  blades = sample(x * 38, z * 17) * _fade(g.grain, 0.25)
+  blades = sample(x * 27, z * 27) * _fade(g.grain, 0.2)
   bright = np.maximum(1 + 0.2 * patches + 0.33 * blades, 0.15)
   warm = np.clip(0.5 + 0.3 * patches, 0, 1)
-  return [(a + b * warm) * bright for a, b in ((0.07, 0.09), (0.24, 0.04), (0.03, 0.0))]
+  return [
+    (a + b * warm) * bright
+    for a, b in ((0.07, 0.09), (0.24, 0.04), (0.03, 0.0))
+  ]
 
 
 def sand(g: Ground, shift: np.ndarray, time: np.ndarray) -> Albedo:
@@ -195,7 +233,9 @@ def ruins(g: Ground, shift: np.ndarray, time: np.ndarray) -> Albedo:
     np.abs((across / np.float32(1.3)) % 1 - 0.5) * -1.3 + 0.65,
     np.abs((z / np.float32(0.9)) % 1 - 0.5) * -0.9 + 0.45,
   )
-  gap = np.clip(1 - (near - 0.02) / np.maximum(g.grain, 0.03), 0, 1) * _fade(g.grain, 0.7)
+  gap = np.clip(1 - (near - 0.02) / np.maximum(g.grain, 0.03), 0, 1) * _fade(
+    g.grain, 0.7
+  )
   tone = np.sin(slab * np.float32(12.9) + row * np.float32(78.2))
   bright = 1 + 0.1 * tone * _fade(g.grain, 1.5) + 0.12 * patches
   bright = bright + 0.1 * sample(x * 40, z * 40) * _fade(g.grain, 0.15)
@@ -225,9 +265,7 @@ def seabed(g: Ground, shift: np.ndarray, time: np.ndarray) -> Albedo:
   return [c * bright for c in colours]
 
 
-def waves(
-  g: Ground, time: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def waves(g: Ground, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Slopes of a water surface along x and z."""
   when = time.astype(np.float32)[:, None, None]
   across = down = np.float32(0)
@@ -291,19 +329,36 @@ def sky(
   if setting.place == 'studio':
     up = np.clip(rise * length * 2.2, 0, 1)
   part = 1 - (1 - up) ** 4
-  colour = [np.float32(a) + np.float32(b - a) * part for a, b in zip(air.horizon, air.zenith, strict=True)]
+  colour = [
+    np.float32(a) + np.float32(b - a) * part
+    for a, b in zip(air.horizon, air.zenith, strict=True)
+  ]
   if setting.place in ('studio', 'underwater'):
     return np.stack(np.broadcast_arrays(*colour))
   sun = air.light.direction
-  cosine = (x * np.float32(sun[0]) + z * np.float32(sun[2]) + rise * np.float32(sun[1])) * length
+  cosine = (
+    x * np.float32(sun[0]) + z * np.float32(sun[2]) + rise * np.float32(sun[1])
+  ) * length
   glow = np.maximum(cosine, 0) ** 12
   ahead = np.maximum(rise, np.float32(0.04))
-  cloud = sample(x / ahead * 14 + 300 * setting.shift[0].astype(np.float32), z / ahead * 14)
-  cloud = np.clip(0.55 * cloud + 0.15, 0, 1) * np.clip(rise * length * 5, 0, 1) * 0.75
+  cloud = sample(
+    x / ahead * 14 + 300 * setting.shift[0].astype(np.float32), z / ahead * 14
+  )
+  cloud = (
+    np.clip(0.6 * cloud + 0.2, 0, 1) * np.clip(rise * length * 7, 0, 1) * 0.85
+  )
   clear = setting.weather == 'clear'
   for k in range(3):
-    white = 0.25 * air.zenith[k] + 0.6 * air.horizon[k] + 0.35 * air.light.sky[k]
+    white = (
+      0.25 * air.zenith[k] + 0.6 * air.horizon[k] + 0.35 * air.light.sky[k]
+    )
     if clear:
-      colour[k] = colour[k] + cloud * np.float32(white - 0) * (1 - 0.3 * part) - cloud * colour[k]
-    colour[k] = colour[k] + glow * np.float32(0.25 * air.light.sun[k] * (1.0 if clear else 0.3))
+      colour[k] = (
+        colour[k]
+        + cloud * np.float32(white - 0) * (1 - 0.3 * part)
+        - cloud * colour[k]
+      )
+    colour[k] = colour[k] + glow * np.float32(
+      0.25 * air.light.sun[k] * (1.0 if clear else 0.3)
+    )
   return np.stack(np.broadcast_arrays(*colour))

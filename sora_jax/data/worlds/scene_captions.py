@@ -64,12 +64,17 @@ VERBS = {
   },
   'roll': {'*': (('rolls', 'roll'), ('is rolling', 'are rolling'))},
   'bounce': {
-    '*': (('falls and bounces', 'fall and bounce'), ('drops and bounces', 'drop and bounce')),
+    '*': (
+      ('falls and bounces', 'fall and bounce'),
+      ('drops and bounces', 'drop and bounce'),
+    ),
   },
   'throw': {
     '*': (('is thrown', 'are thrown'), ('flies in an arc', 'fly in an arc')),
   },
-  'collide': {'ball': (('hits', ''), ('rolls into', ''), ('collides with', ''))},
+  'collide': {
+    'ball': (('hits', ''), ('rolls into', ''), ('collides with', ''))
+  },
   'walk': {'cat': (('walks', 'walk'), ('is walking', 'are walking'))},
   'jump': {'*': (('jumps', 'jump'), ('leaps', 'leap'))},
   'hover': {
@@ -81,7 +86,17 @@ VERBS = {
 }
 EVENTS = tuple(VERBS)
 # Events of which a sentence may say the way.
-DIRECTED = ('start', 'ride', 'roll', 'throw', 'collide', 'walk', 'jump', 'fly', 'swim')
+DIRECTED = (
+  'start',
+  'ride',
+  'roll',
+  'throw',
+  'collide',
+  'walk',
+  'jump',
+  'fly',
+  'swim',
+)
 
 PHRASES = {
   'place': {
@@ -91,7 +106,11 @@ PHRASES = {
     'ruins': ('among ruins', 'between old columns'),
     'water': ('at sea', 'out on a lake'),
     'underwater': ('under water', 'in the deep sea', 'over the sea floor'),
-    'studio': ('in a studio', 'before a plain backdrop', 'on a white background'),
+    'studio': (
+      'in a studio',
+      'before a plain backdrop',
+      'on a white background',
+    ),
   },
   'hour': {
     'day': ('by day', 'in daylight', 'at noon'),
@@ -105,7 +124,7 @@ PHRASES = {
   },
   'camera': {
     'still': ('the camera is still', 'the camera does not move'),
-    'pan': ('the camera pans', 'the camera turns to follow'),
+    'pan': ('the camera pans', 'the camera turns'),
     'orbit': ('the camera orbits', 'the camera circles around'),
     'dolly': ('the camera moves closer', 'the camera dollies in'),
   },
@@ -202,7 +221,9 @@ def write(said: Attributes, rng: np.random.Generator, image: bool) -> str:
     field for field in ('hour', 'weather') if getattr(said, field)
   }
   if said.count > 1:  # 'that' and 'it' are of one
-    kinds = [s for s in kinds if 'it shows' not in s and s not in PRODUCT] or SHORT
+    kinds = [
+      s for s in kinds if 'it shows' not in s and s not in PRODUCT
+    ] or SHORT
   sentence = _pick(rng, [s for s in kinds if _fields(s) <= known])
   words = {'who': _who(said)}
   if not image:
@@ -223,7 +244,14 @@ def _patterns() -> list[tuple[str, re.Pattern]]:
   """The expression that reads each sentence."""
   colours, nouns = _any(COLOURS), _any([*PLURALS, *PLURALS.values()])
   number = _any(['an', *COUNTS])
-  done = {v for t in VERBS.values() for vs in t.values() for pair in vs for v in pair if v}
+  done = {
+    v
+    for t in VERBS.values()
+    for vs in t.values()
+    for pair in vs
+    for v in pair
+    if v
+  }
   words = {
     'does': f'(?P<verb>{_any(done)})'
     f'(?: an? (?P<second>{colours}) ball)?'

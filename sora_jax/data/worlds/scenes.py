@@ -24,6 +24,7 @@ from sora_jax.data.worlds import (
   cameras,
   motion,
   places,
+  props,
   scene_captions,
   staging,
 )
@@ -109,8 +110,8 @@ class Truth(NamedTuple):
   velocity: Float[np.ndarray, 'T K 3']  # units/s
   heading: Float[np.ndarray, 'T K']  # radians; 0 along x, then towards -z
   camera: cameras.Camera
-  # 1 + the actor that a pixel shows; 0 is none. No rows before it is drawn.
-  mask: UInt8[np.ndarray, 'T H W']
+  # 1 + the actor that a pixel shows; 0 is none. None before it is drawn.
+  mask: UInt8[np.ndarray, 'T H W'] | None
 
 
 class Scene(NamedTuple):
@@ -127,8 +128,8 @@ class Scene(NamedTuple):
 
 SPEEDS = {  # units/s
   'roll': (0.8, 1.4),
-  'ride': (0.8, 1.3),
-  'start': (0.8, 1.2),
+  'ride': (0.75, 1.15),
+  'start': (0.75, 1.1),
   'walk': (0.6, 1.0),
   'throw': (0.8, 1.3),
   'jump': (0.8, 1.2),
@@ -159,6 +160,17 @@ MIDDLES = {
   'diver': 0.6,
   'cat': 0.7,
 }
+DISTANCES = {  # units; from which an actor that moves is seen well
+  **dict.fromkeys(('ball', 'cube', 'cylinder', 'cone'), 5.3),
+  'bicycle': 6.3,
+  'car': 6.2,
+  'drone': 5.6,
+  'butterfly': 5.1,
+  'fish': 5.5,
+  'diver': 6.2,
+  'cat': 5.8,
+}
+NEARER = 0.8  # for what stays in its place
 FLOATS = {'ball': 0.3, 'cube': -0.4, 'cone': -0.3}  # height of the origin
 # Where several stand: along their heading and beside it, units.
 PLACES_OF = {
@@ -217,6 +229,11 @@ def _attributes(
   )
 
 
+def actors_of(said: scene_captions.Attributes) -> int:
+  """How many actors a scene has."""
+  return 2 if said.event == 'collide' else said.count
+
+
 def _low(name: str, event: str) -> float:
   """Height of an actor's origin when it is down, units."""
   if event == 'float':
@@ -234,12 +251,15 @@ def _motion(
   way = said.way or _pick(rng, tuple(scene_captions.WAYS))
   heading += 0 if way == 'right' else np.pi
   speed = rng.uniform(*SPEEDS.get(said.event, (0, 0)))
+  if said.camera in ('orbit', 'dolly'):
+    speed *= 0.8  # or else it leaves the picture
   height = rng.uniform(*HEIGHTS.get(said.event, (0, 0)))
   if said.place == 'water' and said.event == 'jump':
     height += 1.3
   draws = []
-  number = 2 if said.event == 'collide' else said.count
-  for along, beside in PLACES_OF[said.count] * (number // said.count):
+  # Balls that collide both start from the place where they meet.
+  spots = PLACES_OF[said.count] * (2 if said.event == 'collide' else 1)
+  for along, beside in spots:
     ahead, right = motion.forward(np.array([heading, heading - np.pi / 2]))
     draws.append(
       motion.Draw(
@@ -265,12 +285,12 @@ def _camera(
   from_above = said.object in ('drone', 'butterfly')
   middle = MIDDLES[said.object] + max(_low(said.object, said.event), -0.3)
   rises = height * (0.5 if said.event in ('bounce', 'throw', 'jump') else 1.0)
-  distance = (5.6 if moves else 4.9) + 0.5 * rises
+  distance = DISTANCES[said.object] * (1 if moves else NEARER) + 0.5 * rises
   return cameras.Draw(
     kind=said.camera,
     azimuth=azimuth,
-    elevation=rng.uniform(0.3, 0.5) if from_above else rng.uniform(0.12, 0.36),
-    distance=distance * FARTHER[said.count] * rng.uniform(0.93, 1.07),
+    elevation=rng.uniform(0.25, 0.45) if from_above else rng.uniform(0.06, 0.3),
+    distance=distance * FARTHER[actors_of(said)] * rng.uniform(0.93, 1.07),
     aim=np.array([0.0, max(middle + rises, 0.4), 0.0]),
     rate=rng.uniform(-1, 1),
     follows=moves,
@@ -333,13 +353,16 @@ def _stage(
     velocity=np.stack([p.velocity for p in paths], 1),
     heading=np.stack([p.heading for p in paths], 1),
     camera=shot,
-    mask=np.zeros((size.frames, 0, size.width), np.uint8),
+    mask=None,
   )
   stage = staging.Stage(
     players=[
       staging.Player(said.object, colour, path)
       for colour, path in zip(colours, paths, strict=True)
     ],
+    props=props.props_of(
+      said.place, scene.camera.azimuth, scene.seed[::-1], time
+    ),
     setting=scene.setting,
     air=places.air_of(scene.setting),
     view=cameras.view(shot, size),

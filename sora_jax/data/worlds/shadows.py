@@ -8,7 +8,7 @@ height of the part above the ground, as a penumbra is.
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from sora_jax.data.worlds import drawing, places, tracing
 
@@ -113,17 +113,25 @@ _DARK = {
 }
 
 
-def _feet(
-  shape: tracing.Shape, sun: Float[np.ndarray, '3']
-) -> Float[np.ndarray, 'T n 3']:
-  """Corners on the ground that enclose a shape's shadow."""
-  centre, reach = tracing.bounds(shape)
-  foot = centre - sun * (centre[:, :, 1:2] / sun[1])
+def _boxes(
+  parts: list[drawing.Part], view: tracing.View, sun: Float[np.ndarray, '3']
+) -> Int[np.ndarray, 'n 4 T']:
+  """The pixels that the shadow of each part can touch."""
+  centre, reach, counts = tracing.joint_bounds([p.shape for p in parts])
+  feet = centre - sun * (centre[:, :, 1:2] / sun[1])
   edge = PENUMBRA * centre[:, :, 1:2] + SHARPEST
-  reach = 1.3 * reach.max(-1)[..., None] / sun[1] + edge
+  wide = 1.3 * reach.max(-1, keepdims=True) / sun[1] + edge
   corners = np.array([[x, 0, z] for x in (-1, 1) for z in (-1, 1)])
-  corners = foot[:, :, None] + reach[:, :, None] * corners
-  return corners.reshape(len(centre), -1, 3) * [1, 0, 1]
+  feet = feet[:, :, None] + wide[:, :, None] * corners
+  feet = feet.reshape(len(feet), -1, 3) * [1, 0, 1] - view.position[:, None]
+  feet = feet @ view.axes.transpose(0, 2, 1)
+  counts = [4 * n for n in counts]
+  boxes = tracing.outlines(feet, np.zeros_like(feet), counts, view)
+  # What reaches behind the camera may be anywhere in the picture.
+  first = np.cumsum([0, *counts[:-1]])
+  behind = np.minimum.reduceat(feet[:, :, 2], first, axis=1) < tracing.NEAR
+  frame = np.array([0, 0, view.width, view.height])
+  return np.where(behind.T[:, None], frame[:, None], boxes)
 
 
 def cast(
@@ -136,18 +144,7 @@ def cast(
     view: the camera.
     sun: direction towards the light.
   """
-  shift = -(view.axes @ view.position[:, :, None])[:, :, 0]
-  boxes = []
-  for part in parts:
-    feet = _feet(part.shape, sun) @ view.axes.transpose(0, 2, 1)
-    feet += shift[:, None]
-    if (feet[:, :, 2] < tracing.NEAR).any():
-      frame = np.array([0, 0, view.width, view.height])[:, None]
-      boxes.append(np.tile(frame, len(shift)))
-    else:
-      flat = np.zeros((1, feet.shape[1], 3))
-      boxes.append(tracing.outline(feet, flat, view))
-  boxes = np.stack(boxes)
+  boxes = _boxes(parts, view, sun)
   left, top, width, height = drawing.window_of(boxes, view)
   if not width or not height:
     return None

@@ -17,7 +17,9 @@ from sora_jax.data.worlds import (
   weather,
 )
 
-RIPPLED = 0.9  # pixels of a picture of 64, that a wave of slope 0.1 moves a mirror
+RIPPLED = (
+  0.9  # pixels of a picture of 64, that a wave of slope 0.1 moves a mirror
+)
 
 
 class Player(NamedTuple):
@@ -26,7 +28,6 @@ class Player(NamedTuple):
   name: str  # of animals.BUILDERS
   colour: str  # of scene_captions.COLOURS
   path: motion.Path
-  scale: float = 1.0
 
 
 def linear_light(name: str) -> tuple[float, float, float]:
@@ -39,7 +40,7 @@ def parts_of(player: Player) -> list[drawing.Part]:
   """An actor's parts in the world's axes."""
   build = animals.BUILDERS[player.name]
   parts = build(player.path, linear_light(player.colour))
-  return actors.placed(parts, player.path, player.scale)
+  return actors.placed(parts, player.path)
 
 
 def _still(view: tracing.View) -> tracing.View:
@@ -138,6 +139,7 @@ class Stage(NamedTuple):
   """A scene at every frame."""
 
   players: list[Player]
+  props: list[list[drawing.Part]]  # behind the players, in the world's axes
   setting: places.Setting
   air: places.Air
   view: tracing.View
@@ -165,9 +167,7 @@ def _ground(
   if place.mirror:
     image, share = _mirrored(cast, view, stage, first)
     share = share * clear
-    colours = [
-      c + share * (m - c) for c, m in zip(colours, image, strict=True)
-    ]
+    colours = [c + share * (m - c) for c, m in zip(colours, image, strict=True)]
   return colours
 
 
@@ -199,7 +199,11 @@ def _backdrop(
   return picture
 
 
-def _falling(picture: Float[np.ndarray, '3 T H W'], stage: Stage) -> None:
+def _falling(
+  picture: Float[np.ndarray, '3 T H W'],
+  labels: UInt8[np.ndarray, 'T H W'],
+  stage: Stage,
+) -> None:
   """Rain and bubbles over everything else."""
   covers = []
   if stage.setting.weather == 'rain':
@@ -209,15 +213,18 @@ def _falling(picture: Float[np.ndarray, '3 T H W'], stage: Stage) -> None:
       weather.rain(stage.seed[: weather.DROPS], stage.time, wind, stage.view),
       weather.splashes(
         stage.seed[: weather.SPLASHES], stage.time, wet, stage.view
-      ),
+      )
+      * (labels == 0),
     ]
   for i, player in enumerate(stage.players):
     if player.name == 'diver':
       turn = motion.forward(player.path.heading)
-      mouth = player.path.position + player.scale * (0.8 * turn + [0, 0.75, 0])
+      mouth = player.path.position + 0.8 * turn + [0, 0.75, 0]
       own = stage.seed[i * weather.BUBBLES :][: weather.BUBBLES]
       covers.append(
-        weather.bubbles(mouth, player.path.velocity, own, stage.time, stage.view)
+        weather.bubbles(
+          mouth, player.path.velocity, own, stage.time, stage.view
+        )
       )
   bright = 1.6 * stage.air.horizon + 0.35 * stage.air.light.sky
   if stage.setting.place == 'underwater':
@@ -236,18 +243,19 @@ def render(
     The frames in sRGB; and 1 + the player that each pixel shows, 0 for none.
   """
   cast = [parts_of(p) for p in stage.players]
-  picture = _backdrop(cast, stage)
+  picture = _backdrop([*cast, *stage.props], stage)
   cut = stage.setting.place == 'water'
-  layers = [
-    drawing.draw(parts, stage.view, stage.air.light, cut=cut) for parts in cast
-  ]
+  light = stage.air.light
+  behind = [drawing.draw(parts, stage.view, light) for parts in stage.props]
+  drawing.paste(picture, [v for v in behind if v], stage.air.haze)
+  layers = [drawing.draw(parts, stage.view, light, cut=cut) for parts in cast]
   labels = np.zeros(picture.shape[1:], np.uint8)
   known = [i for i, layer in enumerate(layers) if layer is not None]
   shown = [layer for layer in layers if layer is not None]
   if shown:
     drawing.paste(picture, shown, stage.air.haze, labels)
     labels = np.array([0, *(1 + i for i in known)], np.uint8)[labels]
-  _falling(picture, stage)
+  _falling(picture, labels, stage)
   np.clip(picture, 0, 1, out=picture)
   np.sqrt(picture, out=picture)
   picture *= 255

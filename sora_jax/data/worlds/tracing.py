@@ -86,9 +86,18 @@ class Wheel(NamedTuple):
   veil: float  # how much of the light between the spokes is kept back
 
 
-CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)])
+CORNERS = np.array([
+  [x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)
+])
 # Corners of each face in turn, so that the first three say which way is out.
-FACES = ((0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3))
+FACES = (
+  (0, 1, 3, 2),
+  (4, 6, 7, 5),
+  (0, 4, 5, 1),
+  (2, 3, 7, 6),
+  (0, 2, 6, 4),
+  (1, 5, 7, 3),
+)
 
 Shape = Ellipsoid | Limb | Frustum | Block | Wheel
 
@@ -168,7 +177,10 @@ def ellipsoid(
   s = g[:, :, None] * g[:, None] - k[:, None, None] * q
   root = quadratic(s, window)
   pixel = np.float32(2 / window.focal)
-  across, down = linear(s[:, 0] * pixel, window), linear(s[:, 1] * pixel, window)
+  across, down = (
+    linear(s[:, 0] * pixel, window),
+    linear(s[:, 1] * pixel, window),
+  )
   across *= across
   down *= down
   across += down
@@ -261,7 +273,10 @@ def frustum(
   s = g[:, :, None] * g[:, None] - c[:, None, None] * q
   root = quadratic(s, window)
   pixel = np.float32(2 / window.focal)
-  across, down = linear(s[:, 0] * pixel, window), linear(s[:, 1] * pixel, window)
+  across, down = (
+    linear(s[:, 0] * pixel, window),
+    linear(s[:, 1] * pixel, window),
+  )
   side = soft(root / (np.sqrt(across * across + down * down) + 1e-9))
   a = quadratic(q, window)
   t = (linear(g, window) - np.sqrt(np.maximum(root, 0))) / np.maximum(a, 1e-6)
@@ -331,14 +346,18 @@ def block(shape: Block, window: Window, light: Light, textured: bool) -> Seen:
   total = 1 / np.maximum(cover, np.float32(1e-6))
   cover, depth, sun, up, half = (
     np.broadcast_to(v, (len(corners), window.y.shape[1], window.x.shape[2]))
-    for v in (np.minimum(cover, 1), depth * total, sun * total, up * total, half * total)
+    for v in (
+      np.minimum(cover, 1),
+      depth * total,
+      sun * total,
+      up * total,
+      half * total,
+    )
   )
   return Seen(cover, depth, sun, up, half, ())
 
 
-def _inside(
-  polygon: Float[np.ndarray, 'T n 2'], window: Window
-) -> np.ndarray:
+def _inside(polygon: Float[np.ndarray, 'T n 2'], window: Window) -> np.ndarray:
   """Distance in pixels from the nearest side of a convex polygon."""
   middle = polygon.mean(1)
   inside = None
@@ -348,7 +367,9 @@ def _inside(
     length = np.sqrt(_dot(along, along))
     if length.max() < 1e-9:  # a pyramid's top
       continue
-    normal = np.stack([-along[:, 1], along[:, 0]], -1) / (length[:, None] + 1e-12)
+    normal = np.stack([-along[:, 1], along[:, 0]], -1) / (
+      length[:, None] + 1e-12
+    )
     sign = np.where(_dot(normal, middle - start) < 0, -1.0, 1.0)
     normal = normal * (sign * window.focal)[:, None]
     line = np.concatenate([normal, -_dot(normal, start)[:, None]], -1)
@@ -400,7 +421,9 @@ SHAPES = {
 
 
 def moved(
-  shape: Shape, turn: Float[np.ndarray, 'T 3 3'], shift: Float[np.ndarray, 'T 3']
+  shape: Shape,
+  turn: Float[np.ndarray, 'T 3 3'],
+  shift: Float[np.ndarray, 'T 3'],
 ) -> Shape:
   """A shape with every point p at turn p + shift; turn may mirror."""
 
@@ -439,35 +462,50 @@ def bounds(
       return np.stack([start, end], 1), reach[None]
 
 
-def outline(
-  centre: Float[np.ndarray, 'T n 3'],
-  reach: Float[np.ndarray, 'S n 3'],
+def outlines(
+  centre: Float[np.ndarray, 'T N 3'],
+  reach: Float[np.ndarray, 'T N 3'],
+  counts: list[int],
   view: View,
-) -> Int[np.ndarray, '4 T']:
-  """Left, top, right and bottom pixels (exclusive) of boxes in camera axes.
+) -> Int[np.ndarray, 'n 4 T']:
+  """Left, top, right and bottom pixels (exclusive) that each shape can touch.
 
-  Kept within the picture; empty where there is nothing in it.
+  Kept within the picture; all 0 where there is nothing in it.
+
+  Args:
+    centre: of upright boxes in the camera's axes, those of a shape in a row.
+    reach: half their sides.
+    counts: how many boxes each shape has.
+    view: the camera.
   """
   # A sphere's outline is a little wider than its shadow from its centre.
-  ahead = np.maximum(centre[:, :, 2] - reach[..., 2] / 3, NEAR)
-  x, y = (view.focal * centre[:, :, i] / ahead for i in (0, 1))
-  dx, dy = (1.05 * view.focal * reach[..., i] / ahead for i in (0, 1))
-  left, right = (x - dx).min(1) - 1, (x + dx).max(1) + 1
-  low, high = (y - dy).min(1) - 1, (y + dy).max(1) + 1
+  ahead = np.maximum(centre[:, :, 2] - reach[:, :, 2] / 3, NEAR)
+  scale = view.focal / ahead
+  x, y = centre[:, :, 0] * scale, centre[:, :, 1] * scale
+  dx, dy = reach[:, :, 0] * (1.05 * scale), reach[:, :, 1] * (1.05 * scale)
+  first = np.cumsum([0, *counts[:-1]])
+  low = lambda v: np.minimum.reduceat(v, first, axis=1)
+  high = lambda v: np.maximum.reduceat(v, first, axis=1)
   edges = np.stack([
-    np.floor(left + view.width / 2),
-    np.floor(view.height / 2 - high),
-    np.ceil(right + view.width / 2),
-    np.ceil(view.height / 2 - low),
+    np.floor(low(x - dx) + (view.width / 2 - 1)),
+    np.floor(view.height / 2 - 1 - high(y + dy)),
+    np.ceil(high(x + dx) + (view.width / 2 + 1)),
+    np.ceil(view.height / 2 + 1 - low(y - dy)),
   ])
-  most = np.array([view.width, view.height] * 2)[:, None]
+  most = np.array([view.width, view.height] * 2)[:, None, None]
   edges = np.clip(edges, 0, most).astype(int)
-  gone = (centre[:, :, 2] < NEAR).any(1)
+  gone = low(centre[:, :, 2]) < NEAR
   gone |= (edges[2:] <= edges[:2]).any(0)
   edges[:, gone] = 0
-  return edges
+  return edges.transpose(2, 0, 1)
 
 
-def box(shape: Shape, view: View) -> Int[np.ndarray, '4 T']:
-  """The pixels that a shape in the camera's axes can touch."""
-  return outline(*bounds(shape), view)
+def joint_bounds(
+  shapes: list[Shape],
+) -> tuple[Float[np.ndarray, 'T N 3'], Float[np.ndarray, 'T N 3'], list[int]]:
+  """The boxes of all shapes in a row, and how many each has."""
+  centres, reaches = zip(*map(bounds, shapes), strict=True)
+  frames = max(len(c) for c in centres)
+  whole = [np.broadcast_to(r, (frames, *r.shape[1:])) for r in reaches]
+  counts = [c.shape[1] for c in centres]
+  return np.concatenate(centres, 1), np.concatenate(whole, 1), counts

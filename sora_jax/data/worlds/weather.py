@@ -40,28 +40,30 @@ def streaks(
 ) -> Float[np.ndarray, 'T H W']:
   """How much of each pixel segments cover, each shared by pixels beside it."""
   (a, near), (b, _) = project(start, view), project(end, view)
+  shown = (near > 2 * tracing.NEAR) & (strength > 0.01)
+  shown &= np.abs(b - a).max(-1) < min(view.width, view.height) / 2
+  frame, a, b = np.nonzero(shown)[0], a[shown], b[shown]
+  # A point for each pixel of its length, and one at least.
   length = np.abs(b - a).max(-1)
-  shown = (near > 2 * tracing.NEAR) & (strength > 0.01) & (length < view.height)
-  most = length[shown].max(initial=0.0)
-  count = max(2, int(np.ceil(most)))
-  part = (np.arange(count) + 0.5) / count
-  at = a[shown][:, None] + (b - a)[shown][:, None] * part[:, None] - 0.5
-  # A short segment has as many points as a long one, each of them weaker.
-  weight = np.maximum(length[shown], 1) / count * strength[shown]
-  frame = np.nonzero(shown)[0][:, None]
+  counts = np.maximum(np.ceil(length), 1).astype(int)
+  which = np.repeat(np.arange(len(a)), counts)
+  step = np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
+  part = ((step + 0.5) / counts[which])[:, None]
+  at = a[which] + (b - a)[which] * part - 0.5
+  weight = (np.maximum(length, 1) / counts * strength[shown])[which]
   low = np.floor(at).astype(int)
   off = at - low
-  total = np.zeros(len(a) * view.height * view.width)
+  indices, values = [], []
   for i in (0, 1):
     for j in (0, 1):
-      x, y = low[:, :, 0] + i, low[:, :, 1] + j
-      share = (off[:, :, 0] if i else 1 - off[:, :, 0]) * (
-        off[:, :, 1] if j else 1 - off[:, :, 1]
-      )
+      x, y = low[:, 0] + i, low[:, 1] + j
+      share = np.abs(1 - i - off[:, 0]) * np.abs(1 - j - off[:, 1])
       inside = (x >= 0) & (x < view.width) & (y >= 0) & (y < view.height)
-      index = (frame * view.height + y) * view.width + x
-      value = share * weight[:, None]
-      total += np.bincount(index[inside], value[inside], len(total))
+      index = (frame[which] * view.height + y) * view.width + x
+      indices.append(index[inside])
+      values.append((share * weight)[inside])
+  pixels = len(start) * view.height * view.width
+  total = np.bincount(np.concatenate(indices), np.concatenate(values), pixels)
   total = np.minimum(total, 1).astype(np.float32)
   return total.reshape(-1, view.height, view.width)
 
@@ -83,7 +85,11 @@ def rain(
   way = np.array([wind, -1.0, 0.3 * wind]) * SPEED
   pace = (0.85 + 0.3 * seed[:, 3])[:, None]
   gone = time[:, None, None] * way * pace
-  place = (seed[:, :3] * REGION + gone) % REGION - [REGION[0] / 2, 0, REGION[2] / 2]
+  place = (seed[:, :3] * REGION + gone) % REGION - [
+    REGION[0] / 2,
+    0,
+    REGION[2] / 2,
+  ]
   scale = min(view.width, view.height) / 64
   strength = np.full(place.shape[:2], 0.3 * min(scale, 1.5))
   return streaks(place, place - way * pace * EXPOSURE, strength, view)
@@ -116,7 +122,10 @@ def splashes(
   rings = centre[:, :, None] + radius * circle
   strength = np.broadcast_to((1 - since) * 0.45, (*turn.shape, RING))
   frames = len(time)
-  starts, ends = rings[:, :, :-1].reshape(frames, -1, 3), rings[:, :, 1:].reshape(frames, -1, 3)
+  starts, ends = (
+    rings[:, :, :-1].reshape(frames, -1, 3),
+    rings[:, :, 1:].reshape(frames, -1, 3),
+  )
   cover = streaks(starts, ends, strength.reshape(frames, -1), view)
   height = 0.35 * 4 * since * (1 - since)
   for x in (-0.3, 0.3):
@@ -138,7 +147,9 @@ def bubbles(
   age = (time[:, None] / lasts + seed[:, 3]) % 1 * lasts
   place = mouth[:, None] - velocity[:, None] * age[..., None]
   sway = 0.1 * np.sin(6 * age + 6 * seed[:, 0])
-  place = place + np.stack([sway + 0.1 * seed[:, 1], RISE * age, sway * 0.5], -1)
+  place = place + np.stack(
+    [sway + 0.1 * seed[:, 1], RISE * age, sway * 0.5], -1
+  )
   tall = (0.05 + 0.06 * seed[:, 2])[:, None] * np.array([0.0, 1.0, 0.0])
   scale = min(view.width, view.height) / 64
   strength = np.full(age.shape, 0.55 * min(scale, 1.5))
