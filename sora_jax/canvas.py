@@ -113,8 +113,8 @@ def keyframes(pieces: dict[int, Latent], frames: int) -> Canvas:
     canvas.start[at:end] = 0
   if not canvas.start.any():
     raise ValueError(
-      f'canvas: all of the {frames} latent frames are known; {frames=} must '
-      'exceed them'
+      f'canvas: all of the {frames} latent frames are known, which leaves none '
+      'to make; ask for a longer clip, as --size=64x64x33'
     )
   return validate(canvas)
 

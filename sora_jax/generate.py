@@ -210,7 +210,10 @@ def make_stream(
   """
   missing = set(networks_lib.KINDS) - set(networks.params)
   if missing:
-    raise ValueError(f'the model has no {" and no ".join(sorted(missing))}')
+    raise ValueError(
+      f'the model has no {" and no ".join(sorted(missing))}; give one that a '
+      'run of the diffusion stage has left'
+    )
   config = networks.config
   check(config, settings)
   with sharding.use(mesh):  # not that of a run, which may span hosts

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float
 
-from sora_jax.data.worlds import drawing, motion, tracing
+from sora_jax.data.worlds import drawing, motion, shapes
 
 Colour = tuple[float, float, float]  # linear light
 RUBBER: Colour = (0.02, 0.02, 0.025)
@@ -29,6 +29,12 @@ def darker(colour: Colour, by: float = 0.45) -> Colour:
   """A darker shade, for what is not an actor's main part."""
   r, g, b = colour
   return (by * r, by * g, by * b)
+
+
+def paler(colour: Colour, share: float) -> Colour:
+  """A pale shade that has some share of a colour, for a belly or a paw."""
+  r, g, b = (share * c + 0.9 * (1 - share) for c in colour)
+  return (r, g, b)
 
 
 def contrast(colour: Colour) -> Colour:
@@ -63,7 +69,7 @@ def egg(centre, radii, colour: Colour, turn=None, **paint) -> drawing.Part:
   """An ellipsoid, its axes turned or along the actor's."""
   axes = np.eye(3)[None] if turn is None else turn.transpose(0, 2, 1)
   centre = np.atleast_2d(np.asarray(centre, float))
-  shape = tracing.Ellipsoid(centre, axes, np.array(radii, float))
+  shape = shapes.Ellipsoid(centre, axes, np.array(radii, float))
   return drawing.Part(shape, colour, **paint)
 
 
@@ -71,7 +77,7 @@ def limb(start, end, radii, colour: Colour, **paint) -> drawing.Part:
   """A rounded rod, its radius one number or one at each end."""
   start, end = (np.atleast_2d(np.asarray(p, float)) for p in (start, end))
   radii = radii if isinstance(radii, tuple) else (radii, radii)
-  return drawing.Part(tracing.Limb(start, end, radii), colour, **paint)
+  return drawing.Part(shapes.Limb(start, end, radii), colour, **paint)
 
 
 def block(low, high, colour: Colour, top=(1.0, 1.0), lean=0.0, **paint):
@@ -79,32 +85,18 @@ def block(low, high, colour: Colour, top=(1.0, 1.0), lean=0.0, **paint):
   low, high = np.array(low, float), np.array(high, float)
   middle, half = (low + high) / 2, (high - low) / 2
   narrow = np.array([
-    [top[0], 1, top[1]] if y > 0 else [1, 1, 1] for _, y, _ in tracing.CORNERS
+    [top[0], 1, top[1]] if y > 0 else [1, 1, 1] for _, y, _ in shapes.CORNERS
   ])
-  corners = middle + tracing.CORNERS * half * narrow
-  corners[:, 0] += np.where(tracing.CORNERS[:, 1] > 0, lean, 0)
-  return drawing.Part(tracing.Block(corners[None]), colour, **paint)
-
-
-def lasting(shape: tracing.Shape, frames: int) -> tracing.Shape:
-  """A shape that may be given at one time, at every time."""
-  wide = {
-    field: np.broadcast_to(value, (frames, *value.shape[1:]))
-    for field, value in shape._asdict().items()
-    if isinstance(value, np.ndarray) and value.ndim > 1
-  }
-  return shape._replace(**wide)
+  corners = middle + shapes.CORNERS * half * narrow
+  corners[:, 0] += np.where(shapes.CORNERS[:, 1] > 0, lean, 0)
+  return drawing.Part(shapes.Block(corners[None]), colour, **paint)
 
 
 def placed(parts: list[drawing.Part], path: motion.Path) -> list[drawing.Part]:
-  """Parts in the world's axes, with values for every time of the path."""
+  """Parts in the world's axes, at every time of the path."""
   turn = about('y', path.heading) @ about('z', path.pitch)
-  frames = len(path.time)
   return [
-    p._replace(
-      shape=tracing.moved(lasting(p.shape, frames), turn, path.position)
-    )
-    for p in parts
+    p._replace(shape=shapes.moved(p.shape, turn, path.position)) for p in parts
   ]
 
 
@@ -150,13 +142,13 @@ def cylinder(path: motion.Path, colour: Colour) -> list[drawing.Part]:
   radius, height = CYLINDER
   if path.vigour == 0 or not np.ptp(path.travelled):
     ends = points(0, 0, 0), points(0, height, 0)
-    return [drawing.Part(tracing.Frustum(*ends, (radius, radius)), colour)]
+    return [drawing.Part(shapes.Frustum(*ends, (radius, radius)), colour)]
   ends = points(0, radius, -height / 2), points(0, radius, height / 2)
-  barrel = drawing.Part(tracing.Frustum(*ends, (radius, radius)), colour)
+  barrel = drawing.Part(shapes.Frustum(*ends, (radius, radius)), colour)
   axes = (_spinning(path, radius)).transpose(0, 2, 1)
   marks = [
     drawing.Part(
-      tracing.Wheel(points(0, radius, z), axes, 0.97 * radius, 0.9, 1, 0.0),
+      shapes.Wheel(points(0, radius, z), axes, 0.97 * radius, 0.9, 1, 0.0),
       contrast(colour),
     )
     for z in (-height / 2 - 0.01, height / 2 + 0.01)
@@ -168,7 +160,7 @@ def cone(path: motion.Path, colour: Colour) -> list[drawing.Part]:
   """A cone that stands."""
   radius, height = CONE
   ends = points(0, 0, 0), points(0, height, 0)
-  return [drawing.Part(tracing.Frustum(*ends, (radius, 0.0)), colour)]
+  return [drawing.Part(shapes.Frustum(*ends, (radius, 0.0)), colour)]
 
 
 def _wheel(
@@ -176,7 +168,7 @@ def _wheel(
 ) -> drawing.Part:
   """A wheel about the axle z; its hub is the second colour of the pattern."""
   axes = _spinning(path, radius).transpose(0, 2, 1)
-  shape = tracing.Wheel(points(*centre), axes, radius, **kind)
+  shape = shapes.Wheel(points(*centre), axes, radius, **kind)
   return drawing.Part(
     shape,
     RUBBER,
@@ -255,11 +247,11 @@ def car(path: motion.Path, colour: Colour) -> list[drawing.Part]:
         points(x, r, side * (width - 0.18)),
         points(x, r, side * (width + 0.03)),
       )
-      tyre = tracing.Frustum(inner, outer, (r, r))
+      tyre = shapes.Frustum(inner, outer, (r, r))
       parts.append(drawing.Part(tyre, RUBBER, gloss=0.02))
       hub = points(x, r, side * (width + 0.035))
       axes = _spinning(path, r).transpose(0, 2, 1)
-      shape = tracing.Wheel(hub, axes, 0.72 * r, 0.72, 2, 0.0)
+      shape = shapes.Wheel(hub, axes, 0.72 * r, 0.72, 2, 0.0)
       parts.append(drawing.Part(shape, (0.65, 0.66, 0.7)))
   return parts
 
@@ -291,7 +283,7 @@ def drone(path: motion.Path, colour: Colour) -> list[drawing.Part]:
     blur = 0.22 if path.vigour else 0.0
     turn = about('y', spin + 0.4 + i)
     axes = turn.transpose(0, 2, 1)[:, [0, 2, 1]]
-    disc = tracing.Wheel(points(*hub), axes, 0.44, 0.94, 0, blur)
+    disc = shapes.Wheel(points(*hub), axes, 0.44, 0.94, 0, blur)
     paint = dict(second=STEEL, pattern=lambda u, v, ring: 0 * u + 1, gloss=0.0)
     if path.vigour:
       parts.append(drawing.Part(disc, STEEL, opacity=0.6, shadow=0.3, **paint))

@@ -52,7 +52,7 @@ def fish(path: motion.Path, colour: Colour) -> list[drawing.Part]:
   rate = 1.5 if path.vigour else 0.7
   phase = 2 * np.pi * rate * path.time
   height = 0.55
-  pale = tuple(0.35 * c + 0.55 for c in colour)
+  pale = actors.paler(colour, 0.35)
   sway = lambda x: 0.16 * max(0.5 - x, 0.0) ** 1.5 * np.sin(phase + 2.6 * x)
   at = lambda x, y=0.0, z=0.0: points(x, height + y, z + sway(x))
   yaw = lambda x: about(
@@ -163,11 +163,11 @@ def _leg(
 
 def cat(path: motion.Path, colour: Colour) -> list[drawing.Part]:
   """A cat, which walks as fast as it goes, and whose tail waves."""
-  pale = (
-    tuple(0.4 * c + 0.5 for c in colour) if sum(colour) > 0.3 else (0.5,) * 3
-  )
+  pale = actors.paler(colour, 0.4) if sum(colour) > 0.3 else (0.5, 0.5, 0.5)
   fur = dict(
-    second=actors.darker(colour, 0.4) if sum(colour) > 0.3 else (0.12,) * 3,
+    second=actors.darker(colour, 0.4)
+    if sum(colour) > 0.3
+    else (0.12, 0.12, 0.12),
     pattern=actors.stripes(3.3, share=0.3),
     gloss=0.03,
   )

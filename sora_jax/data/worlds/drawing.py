@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from sora_jax.data.worlds import tracing
+from sora_jax.data.worlds import shapes, tracing
 
 # From coordinates in a shape, how much of the second colour is seen.
 Pattern = Callable[..., np.ndarray]
@@ -21,7 +21,7 @@ Pattern = Callable[..., np.ndarray]
 class Part(NamedTuple):
   """A shape and what it is painted with."""
 
-  shape: tracing.Shape
+  shape: shapes.Shape
   colour: tuple[float, float, float]
   second: tuple[float, float, float] | None = None
   pattern: Pattern | None = None
@@ -112,8 +112,8 @@ def draw(
   flip = np.diag([1.0, -1.0 if mirror else 1.0, 1.0])
   turn = view.axes @ flip
   shift = -(view.axes @ view.position[:, :, None])[:, :, 0]
-  shapes = [tracing.moved(p.shape, turn, shift) for p in parts]
-  centres, reaches, counts = tracing.joint_bounds(shapes)
+  moved = [shapes.moved(p.shape, turn, shift) for p in parts]
+  centres, reaches, counts = shapes.joint_bounds(moved)
   boxes = tracing.outlines(centres, reaches, counts, view)
   left, top, width, height = window_of(boxes, view)
   if not width or not height:
@@ -123,7 +123,7 @@ def draw(
   directions = _directions(light, turn, middle)
   canvas = np.zeros((5, len(left), height, width), np.float32)
   canvas[4] = 1e6
-  for part, shape, edges in zip(parts, shapes, boxes, strict=True):
+  for part, shape, edges in zip(parts, moved, boxes, strict=True):
     # The same pixels of the window in every frame, so that they are a view.
     own = edges[2] > edges[0]
     if not own.any():
@@ -131,7 +131,7 @@ def draw(
     columns = slice((edges[0] - left)[own].min(), (edges[2] - left)[own].max())
     rows = slice((edges[1] - top)[own].min(), (edges[3] - top)[own].max())
     inner = window._replace(x=window.x[..., columns], y=window.y[:, rows])
-    trace = tracing.SHAPES[type(shape)]
+    trace = tracing.TRACERS[type(shape)]
     seen = trace(shape, inner, directions, part.pattern is not None)
     _add(canvas[:, :, rows, columns], seen, part, light)
   if cut:
@@ -169,9 +169,10 @@ def _add(
   front = seen.depth < canvas[4]
   weight = np.where(front, cover, cover * (1 - behind))
   keep = np.where(front, 1 - cover, np.float32(1))
-  direct = np.clip(seen.sun, 0, 1)
-  sky = np.float32(0.5) + np.float32(0.5) * np.clip(seen.up, -1, 1)
-  shine = np.clip(seen.half, 0, 1)
+  sun, up, half = seen.cosines
+  direct = np.clip(sun, 0, 1)
+  sky = np.float32(0.5) + np.float32(0.5) * np.clip(up, -1, 1)
+  shine = np.clip(half, 0, 1)
   power = 1
   while power < tracing.GLOSS:
     shine, power = shine * shine, 2 * power

@@ -53,7 +53,8 @@ def _path(
   speed: Float[np.ndarray, ' T'],
   height: Float[np.ndarray, ' T'],
   rise: Float[np.ndarray, ' T'],
-  **rest,
+  vigour: float = 1.0,
+  pitch: Float[np.ndarray, ' T'] | None = None,
 ) -> Path:
   """Motion along the heading and up."""
   heading = np.full_like(time, draw.heading)
@@ -61,8 +62,8 @@ def _path(
   up = np.array([0.0, 1.0, 0.0])
   position = draw.start + along[:, None] * ahead + height[:, None] * up
   velocity = speed[:, None] * ahead + rise[:, None] * up
-  known = dict(travelled=along, pitch=np.zeros_like(time), heading=heading)
-  return Path(position, velocity, time=time, **(known | rest))
+  pitch = np.zeros_like(time) if pitch is None else pitch
+  return Path(position, velocity, along, heading, pitch, time, vigour)
 
 
 def rest(draw: Draw, time: Float[np.ndarray, ' T']) -> Path:

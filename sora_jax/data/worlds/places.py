@@ -268,7 +268,7 @@ def seabed(g: Ground, shift: np.ndarray, time: np.ndarray) -> Albedo:
 def waves(g: Ground, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Slopes of a water surface along x and z."""
   when = time.astype(np.float32)[:, None, None]
-  across = down = np.float32(0)
+  across, down = np.zeros_like(g.x), np.zeros_like(g.x)
   for kx, kz, rate, steep in (
     (1.3, 2.2, 1.6, 0.05),
     (-2.1, 3.4, 2.3, 0.045),
@@ -288,12 +288,11 @@ def water(g: Ground, shift: np.ndarray, time: np.ndarray) -> Albedo:
 
 
 class Place(NamedTuple):
-  """A ground: its pattern, what it mirrors straight down, and whether it moves."""
+  """A ground."""
 
-  albedo: Callable[[Ground, np.ndarray, np.ndarray], Albedo]
+  albedo: Callable[[Ground, np.ndarray, np.ndarray], Albedo]  # its pattern
   mirror: float = 0.0  # part of the light reflected at normal incidence
-  moves: bool = False
-  caption: str = ''
+  moves: bool = False  # its pattern does
 
 
 PLACES = {
@@ -313,7 +312,8 @@ def fresnel(steep: np.ndarray, normal: float) -> np.ndarray:
   Args:
     steep: cosine between the ray and the surface's normal.
     normal: what is reflected at normal incidence.
-  Source: Schlick 1994, An inexpensive BRDF model for physically-based rendering.
+  Source: Schlick 1994, An Inexpensive BRDF Model for Physically-based
+  Rendering, equation 15.
   """
   away = 1 - np.clip(steep, 0, 1)
   square = away * away

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float
 
-from sora_jax.data.worlds import actors, drawing, tracing
+from sora_jax.data.worlds import actors, drawing, shapes
 from sora_jax.data.worlds.actors import Colour, block, egg, limb, points
 
 STONE: Colour = (0.46, 0.41, 0.34)
@@ -23,7 +23,7 @@ def _column(u: Float[np.ndarray, '4'], time) -> list[drawing.Part]:
   """A column of some height on its base; a whole one has a capital."""
   height = 0.9 + 2.2 * u[2]
   radius = 0.3
-  shape = tracing.Frustum(
+  shape = shapes.Frustum(
     points(0, 0.2, 0), points(0, height, 0), (radius, 0.88 * radius)
   )
   parts = [
@@ -168,9 +168,7 @@ def props_of(
     shift = np.broadcast_to(shift, (len(time), 3))
     turns = np.broadcast_to(turn, (len(time), 3, 3))
     props.append([
-      p._replace(
-        shape=tracing.moved(actors.lasting(p.shape, len(time)), turns, shift)
-      )
+      p._replace(shape=shapes.moved(p.shape, turns, shift))
       for p in build(u, time)
     ])
   return props

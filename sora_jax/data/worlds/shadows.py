@@ -5,12 +5,13 @@ many lines to a sun of some width, the edge of the shadow is widened with the
 height of the part above the ground, as a penumbra is.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from sora_jax.data.worlds import drawing, places, tracing
+from sora_jax.data.worlds import drawing, places, shapes, tracing
 
 PENUMBRA = 0.16  # width of the edge, of the distance to the part
 SHARPEST = 0.05  # units
@@ -28,7 +29,7 @@ def _wide(a: np.ndarray) -> np.ndarray:
   return np.asarray(a, np.float32)[:, None, None]
 
 
-def _ellipsoid(shape: tracing.Ellipsoid, x, z, sun) -> np.ndarray:
+def _ellipsoid(shape: shapes.Ellipsoid, x, z, sun) -> np.ndarray:
   """With f = M (p - c) and e = M sun, the line passes the unit sphere's centre
   at a distance of |f|^2 - (f.e)^2 / |e|^2, squared.
   """
@@ -49,7 +50,7 @@ def _ellipsoid(shape: tracing.Ellipsoid, x, z, sun) -> np.ndarray:
   )
 
 
-def _limb(shape: tracing.Limb | tracing.Frustum, x, z, sun) -> np.ndarray:
+def _limb(shape: shapes.Limb | shapes.Frustum, x, z, sun) -> np.ndarray:
   """Distance from the shadow of the axis, as a segment."""
   start, end = (
     (p - sun * (p[:, 1:2] / sun[1]))[:, ::2] for p in (shape.start, shape.end)
@@ -68,13 +69,13 @@ def _limb(shape: tracing.Limb | tracing.Frustum, x, z, sun) -> np.ndarray:
   return np.clip((radius - far) / _wide(wide) + 0.5, 0, 1) * thin
 
 
-def _block(shape: tracing.Block, x, z, sun) -> np.ndarray:
+def _block(shape: shapes.Block, x, z, sun) -> np.ndarray:
   """The union of the shadows of its faces, which are polygons."""
   corners = shape.corners
   flat = (corners - sun * (corners[:, :, 1:2] / sun[1]))[:, :, ::2]
   wide = _wide(SHARPEST + PENUMBRA * corners[:, :, 1].mean(1))
-  dark = np.float32(0)
-  for face in tracing.FACES:
+  dark = np.zeros_like(x)
+  for face in shapes.FACES:
     polygon = flat[:, face, :]
     middle = polygon.mean(1)
     inside = np.float32(1e3)
@@ -93,23 +94,23 @@ def _block(shape: tracing.Block, x, z, sun) -> np.ndarray:
   return dark
 
 
-def _wheel(shape: tracing.Wheel, x, z, sun) -> np.ndarray:
+def _wheel(shape: shapes.Wheel, x, z, sun) -> np.ndarray:
   """A ring: a flat ellipsoid without a smaller one."""
   outer = np.array([shape.radius, shape.radius, 0.03])
   inner = outer * [shape.tyre, shape.tyre, 0.5]
   ring, hole = (
-    _ellipsoid(tracing.Ellipsoid(shape.centre, shape.axes, r), x, z, sun)
+    _ellipsoid(shapes.Ellipsoid(shape.centre, shape.axes, r), x, z, sun)
     for r in (outer, inner)
   )
   return np.clip(ring - hole * np.float32(0.85 - shape.veil), 0, 1)
 
 
-_DARK = {
-  tracing.Ellipsoid: _ellipsoid,
-  tracing.Limb: _limb,
-  tracing.Frustum: _limb,
-  tracing.Block: _block,
-  tracing.Wheel: _wheel,
+_DARK: dict[type, Callable[..., np.ndarray]] = {
+  shapes.Ellipsoid: _ellipsoid,
+  shapes.Limb: _limb,
+  shapes.Frustum: _limb,
+  shapes.Block: _block,
+  shapes.Wheel: _wheel,
 }
 
 
@@ -117,7 +118,7 @@ def _boxes(
   parts: list[drawing.Part], view: tracing.View, sun: Float[np.ndarray, '3']
 ) -> Int[np.ndarray, 'n 4 T']:
   """The pixels that the shadow of each part can touch."""
-  centre, reach, counts = tracing.joint_bounds([p.shape for p in parts])
+  centre, reach, counts = shapes.joint_bounds([p.shape for p in parts])
   feet = centre - sun * (centre[:, :, 1:2] / sun[1])
   edge = PENUMBRA * centre[:, :, 1:2] + SHARPEST
   wide = 1.3 * reach.max(-1, keepdims=True) / sun[1] + edge

@@ -10,10 +10,13 @@ gradient is the distance from its zero in pixels, to first order, and what a
 pixel is covered by is half of it plus that distance.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
+
+from sora_jax.data.worlds import shapes
 
 NEAR = 0.2  # units; what is nearer than this is not drawn
 GLOSS = 16  # exponent of the highlight, a power of two
@@ -45,71 +48,12 @@ class Light(NamedTuple):
   half: Float[np.ndarray, 'T 3']  # between the sun and the eye
 
 
-class Ellipsoid(NamedTuple):
-  """Semi-axes along orthogonal directions."""
-
-  centre: Float[np.ndarray, 'T 3']
-  axes: Float[np.ndarray, 'T 3 3']  # rows: unit directions
-  radii: Float[np.ndarray, ' 3']
-
-
-class Limb(NamedTuple):
-  """A sphere swept along a segment while its radius changes evenly."""
-
-  start: Float[np.ndarray, 'T 3']
-  end: Float[np.ndarray, 'T 3']
-  radii: tuple[float, float]
-
-
-class Frustum(NamedTuple):
-  """A cylinder or cone with its flat ends."""
-
-  start: Float[np.ndarray, 'T 3']
-  end: Float[np.ndarray, 'T 3']
-  radii: tuple[float, float]
-
-
-class Block(NamedTuple):
-  """A box with slanted sides; corners in the order of CORNERS."""
-
-  corners: Float[np.ndarray, 'T 8 3']
-
-
-class Wheel(NamedTuple):
-  """A flat ring with spokes, or a disc that lets light through."""
-
-  centre: Float[np.ndarray, 'T 3']
-  axes: Float[np.ndarray, 'T 3 3']  # rows: two that turn with it, and the axle
-  radius: float
-  tyre: float  # inner radius of the ring, of the whole
-  spokes: int  # lines through the centre
-  veil: float  # how much of the light between the spokes is kept back
-
-
-CORNERS = np.array([
-  [x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)
-])
-# Corners of each face in turn, so that the first three say which way is out.
-FACES = (
-  (0, 1, 3, 2),
-  (4, 6, 7, 5),
-  (0, 4, 5, 1),
-  (2, 3, 7, 6),
-  (0, 2, 6, 4),
-  (1, 5, 7, 3),
-)
-
-Shape = Ellipsoid | Limb | Frustum | Block | Wheel
-
-
 class Seen(NamedTuple):
   """What a window sees of a shape, each [T h w]."""
 
   cover: np.ndarray  # of the pixel, 0 to 1
   depth: np.ndarray  # along the camera's forward axis, units
-  sun: np.ndarray  # cosine between the surface and the sun, 0 at least
-  up: np.ndarray  # cosine between the surface and upwards
-  half: np.ndarray  # cosine to the half vector, of which a power shines
+  cosines: list[np.ndarray]  # between the surface and each direction of light
   local: tuple[np.ndarray, ...]  # coordinates in the shape, for patterns
 
 
@@ -163,7 +107,7 @@ def _wide(a: np.ndarray) -> np.ndarray:
 
 
 def ellipsoid(
-  shape: Ellipsoid, window: Window, light: Light, textured: bool
+  shape: shapes.Ellipsoid, window: Window, light: Light, textured: bool
 ) -> Seen:
   """With u = M (t D - c), which maps to the unit sphere, |u|^2 = 1 is
   a t^2 - 2 b t + k = 0 with a = D.Q.D, b = g.D, Q = M'M and g = Q c.
@@ -214,10 +158,12 @@ def ellipsoid(
     local = tuple(
       linear(m[:, i], window) * t - _wide(f[:, i]) for i in range(3)
     )
-  return Seen(cover, t, *(towards(d) for d in light), local)
+  return Seen(cover, t, [towards(d) for d in light], local)
 
 
-def limb(shape: Limb, window: Window, light: Light, textured: bool) -> Seen:
+def limb(
+  shape: shapes.Limb, window: Window, light: Light, textured: bool
+) -> Seen:
   """The ray meets the limb where it comes nearest to the axis, less a chord.
 
   Nearest points of t D and p + s d, with s kept within the segment.
@@ -251,11 +197,11 @@ def limb(shape: Limb, window: Window, light: Light, textured: bool) -> Seen:
     cosine *= radius
     return cosine
 
-  return Seen(cover, t, *(towards(v) for v in light), (s,) if textured else ())
+  return Seen(cover, t, [towards(v) for v in light], (s,))
 
 
 def frustum(
-  shape: Frustum, window: Window, light: Light, textured: bool
+  shape: shapes.Frustum, window: Window, light: Light, textured: bool
 ) -> Seen:
   """The round side, F = |P|^2 - z^2 - (r + m z)^2 = 0 with P = t D - p, and
   the flat end that faces the camera.
@@ -312,7 +258,7 @@ def frustum(
     n + share * (_wide(out * _dot(k, v)) - n)
     for n, v in zip(normals, light, strict=True)
   ]
-  return Seen(cover, np.where(end > side, depth, t), *normals, (z,))
+  return Seen(cover, np.where(end > side, depth, t), normals, (z,))
 
 
 def _away(a: np.ndarray) -> np.ndarray:
@@ -320,13 +266,16 @@ def _away(a: np.ndarray) -> np.ndarray:
   return np.where(np.abs(a) < 1e-6, np.float32(1e-6), a)
 
 
-def block(shape: Block, window: Window, light: Light, textured: bool) -> Seen:
+def block(
+  shape: shapes.Block, window: Window, light: Light, textured: bool
+) -> Seen:
   """Faces that look at the camera, as polygons that meet without a seam."""
   corners = shape.corners
   ahead = np.maximum(corners[:, :, 2:], NEAR)
   flat = corners[:, :, :2] / ahead
-  cover = depth = sun = up = half = np.float32(0)
-  for face in FACES:
+  total = np.zeros((5, len(corners), window.y.shape[1], window.x.shape[2]))
+  total = total.astype(np.float32)
+  for face in shapes.FACES:
     a, b, c, d = (corners[:, i] for i in face)
     out = np.cross(c - a, b - d)
     out /= np.maximum(np.linalg.norm(out, axis=-1, keepdims=True), 1e-9)
@@ -336,25 +285,12 @@ def block(shape: Block, window: Window, light: Light, textured: bool) -> Seen:
     if not facing.any():
       continue
     part = soft(_inside(flat[:, face, :], window)) * _wide(facing)
-    cover = cover + part
-    t = _wide(_dot(out, centre)) / _away(linear(out, window))
-    depth = depth + part * t
-    sun, up, half = (
-      total + part * _wide(_dot(out, v))
-      for total, v in zip((sun, up, half), light, strict=True)
-    )
-  total = 1 / np.maximum(cover, np.float32(1e-6))
-  cover, depth, sun, up, half = (
-    np.broadcast_to(v, (len(corners), window.y.shape[1], window.x.shape[2]))
-    for v in (
-      np.minimum(cover, 1),
-      depth * total,
-      sun * total,
-      up * total,
-      half * total,
-    )
-  )
-  return Seen(cover, depth, sun, up, half, ())
+    total[0] += part
+    total[1] += part * (_wide(_dot(out, centre)) / _away(linear(out, window)))
+    for k, direction in enumerate(light, 2):
+      total[k] += part * _wide(_dot(out, direction))
+  total[1:] /= np.maximum(total[0], np.float32(1e-6))
+  return Seen(np.minimum(total[0], 1), total[1], list(total[2:]), ())
 
 
 def _inside(polygon: Float[np.ndarray, 'T n 2'], window: Window) -> np.ndarray:
@@ -379,7 +315,9 @@ def _inside(polygon: Float[np.ndarray, 'T n 2'], window: Window) -> np.ndarray:
   return inside
 
 
-def wheel(shape: Wheel, window: Window, light: Light, textured: bool) -> Seen:
+def wheel(
+  shape: shapes.Wheel, window: Window, light: Light, textured: bool
+) -> Seen:
   """The plane of the wheel, and in it a ring and lines through the centre."""
   centre, axle = shape.centre, shape.axes[:, 2]
   plane = _away(linear(axle, window))
@@ -404,62 +342,20 @@ def wheel(shape: Wheel, window: Window, light: Light, textured: bool) -> Seen:
   lines = np.minimum(np.maximum(lines, np.float32(shape.veil)) * rim, 1)
   cover = np.maximum(ring, lines) * ((t > NEAR) & (r < 2))
   side = np.where(_dot(centre, axle) > 0, -1.0, 1.0)
-  sun, up, half = (
+  cosines = [
     np.broadcast_to(_wide(side * _dot(axle, d)), cover.shape) for d in light
-  )
+  ]
   inner = ring / np.maximum(np.maximum(ring, lines), np.float32(1e-6))
-  return Seen(cover, t, sun, up, half, (u, v, inner))
+  return Seen(cover, t, cosines, (u, v, inner))
 
 
-SHAPES = {
-  Ellipsoid: ellipsoid,
-  Limb: limb,
-  Frustum: frustum,
-  Block: block,
-  Wheel: wheel,
+TRACERS: dict[type, Callable[..., Seen]] = {
+  shapes.Ellipsoid: ellipsoid,
+  shapes.Limb: limb,
+  shapes.Frustum: frustum,
+  shapes.Block: block,
+  shapes.Wheel: wheel,
 }
-
-
-def moved(
-  shape: Shape,
-  turn: Float[np.ndarray, 'T 3 3'],
-  shift: Float[np.ndarray, 'T 3'],
-) -> Shape:
-  """A shape with every point p at turn p + shift; turn may mirror."""
-
-  def point(p):
-    return (turn @ p[:, :, None])[:, :, 0] + shift
-
-  back = turn.transpose(0, 2, 1)
-  match shape:
-    case Ellipsoid(centre, axes, radii):
-      return Ellipsoid(point(centre), axes @ back, radii)
-    case Limb(start, end, radii):
-      return Limb(point(start), point(end), radii)
-    case Frustum(start, end, radii):
-      return Frustum(point(start), point(end), radii)
-    case Block(corners):
-      return Block(corners @ back + shift[:, None])
-    case Wheel(centre, axes):
-      return shape._replace(centre=point(centre), axes=axes @ back)
-
-
-def bounds(
-  shape: Shape,
-) -> tuple[Float[np.ndarray, 'T n 3'], Float[np.ndarray, 'S n 3']]:
-  """Centres and half sides of upright boxes that hold a shape."""
-  match shape:
-    case Ellipsoid(centre, axes, radii):
-      reach = np.sqrt(((axes * radii[:, None]) ** 2).sum(1))
-      return centre[:, None], reach[:, None]
-    case Wheel(centre, axes):
-      reach = shape.radius * np.sqrt((axes[:, :2] ** 2).sum(1))
-      return centre[:, None], reach[:, None]
-    case Block(corners):
-      return corners, np.zeros((1, 8, 3))
-    case Limb(start, end, radii) | Frustum(start, end, radii):
-      reach = np.array(radii)[:, None] * np.ones(3)
-      return np.stack([start, end], 1), reach[None]
 
 
 def outlines(
@@ -498,14 +394,3 @@ def outlines(
   gone |= (edges[2:] <= edges[:2]).any(0)
   edges[:, gone] = 0
   return edges.transpose(2, 0, 1)
-
-
-def joint_bounds(
-  shapes: list[Shape],
-) -> tuple[Float[np.ndarray, 'T N 3'], Float[np.ndarray, 'T N 3'], list[int]]:
-  """The boxes of all shapes in a row, and how many each has."""
-  centres, reaches = zip(*map(bounds, shapes), strict=True)
-  frames = max(len(c) for c in centres)
-  whole = [np.broadcast_to(r, (frames, *r.shape[1:])) for r in reaches]
-  counts = [c.shape[1] for c in centres]
-  return np.concatenate(centres, 1), np.concatenate(whole, 1), counts
