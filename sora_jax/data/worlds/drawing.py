@@ -14,6 +14,7 @@ from jaxtyping import Float, Int, UInt8
 
 from sora_jax.data.worlds import shapes, tracing
 
+FAINT = 0.02  # what covers less of a pixel has no depth there
 # From coordinates in a shape, how much of the second colour is seen.
 Pattern = Callable[..., np.ndarray]
 
@@ -152,7 +153,6 @@ def _cut(
     rise * canvas[4] + view.position[:, 1].astype(np.float32)[:, None, None]
   )
   kept = np.clip(height * scale + 0.5, 0, 1)
-  # A soft edge of which no part covers most of a pixel has no depth.
   canvas[:4] *= np.where(canvas[4] < 1e5, kept, 1)
 
 
@@ -193,7 +193,7 @@ def _add(
     canvas[k] += lit
   canvas[3] *= keep
   canvas[3] += weight
-  np.copyto(canvas[4], seen.depth, where=front & (cover > 0.5))
+  np.copyto(canvas[4], seen.depth, where=front & (cover > FAINT))
 
 
 def paste(

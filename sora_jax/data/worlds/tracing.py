@@ -183,9 +183,9 @@ def limb(
   np.maximum(off, 0, out=off)
   chord = np.maximum(radius * radius - off, 0)
   scale = np.float32(window.focal) / np.maximum(t, np.float32(NEAR))
-  # What is thinner than a pixel covers but a part of it.
-  thin = np.minimum(2 * radius * scale, 1)
-  cover = soft((radius - np.sqrt(off)) * scale) * thin
+  # What is thinner than a pixel covers no more of it than it is wide.
+  cover = soft((radius - np.sqrt(off)) * scale)
+  np.minimum(cover, 2 * radius * scale, out=cover)
   t = t - np.sqrt(chord / a)
   radius = 1 / np.maximum(radius, np.float32(1e-4))
 
@@ -251,7 +251,8 @@ def frustum(
   far = a * depth * depth - 2 * depth * linear(centre, window)
   far = np.sqrt(np.maximum(far + _wide(_dot(centre, centre)), 0))
   end = soft((_wide(reach) - far) / slope(far))
-  end *= _wide(seen & (reach > 0)) * (depth > NEAR)
+  # Towards its horizon a plane's slope is too steep to say what is near.
+  end *= (depth > NEAR) & (far < _wide(1.3 * reach * seen))
   cover = np.minimum(side + end, 1)
   share = end / np.maximum(side + end, np.float32(1e-6))
   normals = [
@@ -331,16 +332,15 @@ def wheel(
   steep = 1 / slope(r)
   rim = soft((1 - r) * steep)
   ring = np.minimum(rim, soft((r - np.float32(shape.tyre)) * steep))
-  # Where the ring is thinner than a pixel, it covers but a part of one.
-  thin = np.minimum((1 - shape.tyre) * np.median(steep, axis=(1, 2)), 1)
-  ring *= _wide(thin)
+  # Where the ring is thinner than a pixel, it covers no more than that.
+  ring = np.minimum(ring, np.float32(1 - shape.tyre) * steep)
   lines = np.zeros_like(r)
   for i in range(shape.spokes):
     angle = np.pi * i / shape.spokes
     off = np.abs(u * np.float32(np.sin(angle)) - v * np.float32(np.cos(angle)))
     np.maximum(lines, 1 - off * steep, out=lines)
   lines = np.minimum(np.maximum(lines, np.float32(shape.veil)) * rim, 1)
-  cover = np.maximum(ring, lines) * ((t > NEAR) & (r < 2))
+  cover = np.maximum(ring, lines) * ((t > NEAR) & (r < 1.3))
   side = np.where(_dot(centre, axle) > 0, -1.0, 1.0)
   cosines = [
     np.broadcast_to(_wide(side * _dot(axle, d)), cover.shape) for d in light
