@@ -135,9 +135,7 @@ def test_a_bicycle_that_starts_to_ride_turns_its_wheels_ever_faster():
 @pytest.mark.parametrize('name', ['butterfly', 'fish', 'diver', 'cat', 'drone'])
 def test_what_is_alive_moves_its_limbs(name):
   path, parts = acted(name)
-  offs = [
-    shapes.bounds(p.shape)[0].mean(1) - path.position for p in parts
-  ]
+  offs = [shapes.bounds(p.shape)[0].mean(1) - path.position for p in parts]
   moving = [np.ptp(o, axis=0).max() for o in offs]
   # Limbs move against the body, and the body of an animal but little.
   assert max(moving) > (0.1 if name != 'drone' else 0.02)
@@ -165,6 +163,9 @@ def test_feet_of_a_walking_cat_rest_on_the_ground_in_turn():
   assert len(paws) == 4
   down = np.stack([p[:, 1] < 0.0501 for p in paws])
   assert 1.5 < down.sum(0).mean() < 3.2 and down.any(0).all()
-  speeds = [np.diff(p[:, 0])[d[1:] & d[:-1]] / 0.01 for p, d in zip(paws, down, strict=True)]
+  speeds = [
+    np.diff(p[:, 0])[d[1:] & d[:-1]] / 0.01
+    for p, d in zip(paws, down, strict=True)
+  ]
   for speed in speeds:
     assert np.abs(speed.mean()) < 0.25 * 0.9

@@ -27,7 +27,7 @@ def painted(layer):
 
 
 def test_a_nearer_part_hides_a_farther_one_in_any_order():
-  near, far = ball(1.0, (1.0, 0, 0), 0.6), ball(-1.0, (0, 1.0, 0))
+  near, far = ball(1.0, (1.0, 0, 0), 0.4), ball(-1.0, (0, 1.0, 0))
   one, other = (
     painted(drawing.draw(parts, VIEW, LIGHT))
     for parts in ([near, far], [far, near])
@@ -35,12 +35,12 @@ def test_a_nearer_part_hides_a_farther_one_in_any_order():
   np.testing.assert_allclose(one, other, atol=1e-6)
   np.testing.assert_allclose(one[:, 24, 24], [1, 0, 0], atol=1e-5)
   # On the edge of the nearer one its colour and the farther one's add to 1.
-  np.testing.assert_allclose(one[:2].sum(0)[24, 12:36], 1, atol=1e-5)
+  np.testing.assert_allclose(one[:2].sum(0)[24, 16:32], 1, atol=1e-5)
 
 
 def test_layers_are_pasted_by_depth_and_labelled():
   layers = [
-    drawing.draw([ball(1.0, (1.0, 0, 0), 0.6)], VIEW, LIGHT),
+    drawing.draw([ball(1.0, (1.0, 0, 0), 0.4)], VIEW, LIGHT),
     drawing.draw([ball(-1.0, (0, 1.0, 0))], VIEW, LIGHT),
   ]
   picture = np.zeros((3, 1, 48, 48), np.float32)
@@ -49,7 +49,7 @@ def test_layers_are_pasted_by_depth_and_labelled():
   np.testing.assert_allclose(picture[:, 0, 24, 24], [1, 0, 0], atol=1e-5)
   assert set(np.unique(labels)) == {0, 1, 2}
   assert labels[0, 24, 24] == 1
-  assert labels[0, 24, 16] == 2
+  assert labels[0, 24, 15] == 2
 
 
 def test_haze_takes_light_by_the_exponential_law():

@@ -6,9 +6,7 @@ import pytest
 from sora_jax.data.worlds import drawing, shapes, tracing
 
 SIDE = 96
-VIEW = tracing.View(
-  np.zeros((1, 3)), np.eye(3)[None], 1.37 * SIDE, SIDE, SIDE
-)
+VIEW = tracing.View(np.zeros((1, 3)), np.eye(3)[None], 1.37 * SIDE, SIDE, SIDE)
 WINDOW = drawing.rays(VIEW, np.zeros(1, int), np.zeros(1, int), SIDE, SIDE)
 # From above and a little from the left; the camera's axes are x, y and ahead.
 SUN = np.array([[-0.36, 0.8, -0.48]])

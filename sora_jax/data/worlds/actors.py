@@ -140,7 +140,7 @@ def cube(path: motion.Path, colour: Colour) -> list[drawing.Part]:
 def cylinder(path: motion.Path, colour: Colour) -> list[drawing.Part]:
   """A cylinder that stands, or lies across its way and rolls."""
   radius, height = CYLINDER
-  if path.vigour == 0 or not np.ptp(path.travelled):
+  if path.vigour == 0:
     ends = points(0, 0, 0), points(0, height, 0)
     return [drawing.Part(shapes.Frustum(*ends, (radius, radius)), colour)]
   ends = points(0, radius, -height / 2), points(0, radius, height / 2)

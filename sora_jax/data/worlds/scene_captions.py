@@ -72,9 +72,7 @@ VERBS = {
   'throw': {
     '*': (('is thrown', 'are thrown'), ('flies in an arc', 'fly in an arc')),
   },
-  'collide': {
-    'ball': (('hits', ''), ('rolls into', ''), ('collides with', ''))
-  },
+  'collide': {'ball': (('hits', ''), ('rolls into', ''), ('bumps into', ''))},
   'walk': {'cat': (('walks', 'walk'), ('is walking', 'are walking'))},
   'jump': {'*': (('jumps', 'jump'), ('leaps', 'leap'))},
   'hover': {
@@ -119,7 +117,7 @@ PHRASES = {
   },
   'weather': {
     'clear': ('under a clear sky', 'in fine weather'),
-    'rain': ('in the rain', 'in a shower of rain'),
+    'rain': ('in the rain', 'in a shower'),
     'fog': ('in fog', 'in thick mist'),
   },
   'camera': {
@@ -216,7 +214,7 @@ def write(said: Attributes, rng: np.random.Generator, image: bool) -> str:
   elif said.place == 'studio' and rng.random() < 0.5:
     kinds = PRODUCT
   else:
-    kinds = SHORT if rng.random() < 0.6 else LONG
+    kinds = SHORT if rng.random() < 0.55 else LONG
   known = {'who', 'does', 'place', 'camera'} | {
     field for field in ('hour', 'weather') if getattr(said, field)
   }

@@ -77,20 +77,16 @@ def _block(shape: shapes.Block, x, z, sun) -> np.ndarray:
   dark = np.zeros_like(x)
   for face in shapes.FACES:
     polygon = flat[:, face, :]
-    middle = polygon.mean(1)
-    inside = np.float32(1e3)
-    for i in range(4):
-      start, end = polygon[:, i - 1], polygon[:, i]
-      normal = np.stack([start[:, 1] - end[:, 1], end[:, 0] - start[:, 0]], -1)
-      length = np.linalg.norm(normal, axis=-1, keepdims=True)
-      if length.max() < 1e-6:
-        continue
-      normal = normal / (length + 1e-9)
-      offset = (normal * start).sum(-1)
-      sign = np.where((normal * middle).sum(-1) < offset, -1.0, 1.0)
-      side = _wide(sign * normal[:, 0]) * x + _wide(sign * normal[:, 1]) * z
-      inside = np.minimum(inside, side - _wide(sign * offset))
-    dark = np.maximum(dark, np.clip(inside / wide + 0.5, 0, 1))
+    a, b, c, d = (polygon[:, i] for i in range(4))
+    across, along = c - a, d - b
+    area = across[:, 0] * along[:, 1] - across[:, 1] * along[:, 0]
+    inside = np.full_like(x, 1e3)
+    for line in shapes.sides(polygon):
+      u, v, w = (_wide(line[:, i]) for i in range(3))
+      np.minimum(inside, u * x + v * z + w, out=inside)
+    # A face in line with the sun throws none, and its sides have no inside.
+    inside = np.clip(inside / wide + 0.5, 0, 1) * _wide(np.abs(area) > 1e-6)
+    np.maximum(dark, inside, out=dark)
   return dark
 
 

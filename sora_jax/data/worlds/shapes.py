@@ -121,3 +121,26 @@ def joint_bounds(
   whole = [np.broadcast_to(r, (frames, *r.shape[1:])) for r in reaches]
   counts = [c.shape[1] for c in centres]
   return np.concatenate(centres, 1), np.concatenate(whole, 1), counts
+
+
+def sides(
+  polygon: Float[np.ndarray, 'T n 2'],
+) -> list[Float[np.ndarray, 'T 3']]:
+  """Lines along the sides of a convex polygon, positive within it.
+
+  Of a line (a, b, c), a x + b y + c is the distance from it. A side without
+  length, as at a pyramid's top, has no line.
+  """
+  middle = polygon.mean(1)
+  lines = []
+  for i in range(polygon.shape[1]):
+    start, end = polygon[:, i - 1], polygon[:, i]
+    normal = np.stack([start[:, 1] - end[:, 1], end[:, 0] - start[:, 0]], -1)
+    length = np.linalg.norm(normal, axis=-1, keepdims=True)
+    if length.max() < 1e-9:
+      continue
+    normal /= length + 1e-12
+    offset = -(normal * start).sum(-1)
+    inwards = np.where((normal * middle).sum(-1) + offset < 0, -1.0, 1.0)
+    lines.append(inwards[:, None] * np.column_stack([normal, offset]))
+  return lines

@@ -296,23 +296,11 @@ def block(
 
 def _inside(polygon: Float[np.ndarray, 'T n 2'], window: Window) -> np.ndarray:
   """Distance in pixels from the nearest side of a convex polygon."""
-  middle = polygon.mean(1)
-  inside = None
-  for i in range(polygon.shape[1]):
-    start, end = polygon[:, i - 1], polygon[:, i]
-    along = end - start
-    length = np.sqrt(_dot(along, along))
-    if length.max() < 1e-9:  # a pyramid's top
-      continue
-    normal = np.stack([-along[:, 1], along[:, 0]], -1) / (
-      length[:, None] + 1e-12
-    )
-    sign = np.where(_dot(normal, middle - start) < 0, -1.0, 1.0)
-    normal = normal * (sign * window.focal)[:, None]
-    line = np.concatenate([normal, -_dot(normal, start)[:, None]], -1)
-    distance = linear(line, window)
-    inside = distance if inside is None else np.minimum(inside, distance)
-  assert inside is not None
+  inside, *rest = (
+    linear(line * window.focal, window) for line in shapes.sides(polygon)
+  )
+  for distance in rest:
+    np.minimum(inside, distance, out=inside)
   return inside
 
 
