@@ -60,7 +60,7 @@ def test_no_caption_can_be_longer_than_its_limit():
     if event != 'collide'
   ]
   said += [
-    ('an orange ball', f'{verb} an orange ball to the right')
+    ('an orange ball', f'{verb} an orange ball right')
     for verb, _ in captions.verbs('collide', 'ball')
   ]
   words = {

@@ -19,9 +19,10 @@ def _wing_spots(*u):
 
 def butterfly(path: motion.Path, colour: Colour) -> list[drawing.Part]:
   """A butterfly, whose four wings flap 1.4 times a second, slower at rest."""
-  rate = 1.4 if path.vigour else 0.5
-  flap = 0.45 + 0.75 * np.sin(2 * np.pi * rate * path.time)
-  height = 0.5
+  rate, mean, swing, height = (
+    (1.4, 0.45, 0.75, 0.5) if path.vigour else (0.5, 0.8, 0.4, 0.14)
+  )
+  flap = mean + swing * np.sin(2 * np.pi * rate * path.time)
   dark = (0.03, 0.025, 0.03)
   rim = dark if sum(colour) > 0.15 else (0.8, 0.45, 0.05)
   parts = [

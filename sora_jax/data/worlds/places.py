@@ -17,6 +17,7 @@ from sora_jax.data.worlds import drawing, tracing
 TILE = 256  # texels of the noise, which repeats
 HOURS = ('day', 'dusk', 'night')
 WEATHERS = ('clear', 'rain', 'fog')
+ALIKE = ('studio', 'underwater')  # the same at every hour, in any weather
 
 
 class Setting(NamedTuple):
@@ -38,73 +39,95 @@ class Air(NamedTuple):
   haze: tuple[float, Float[np.ndarray, '3']]  # part lost per unit, and colour
 
 
-# Elevation of the sun in radians; sun, sky, bounce, zenith and horizon.
-_HOURS = {
-  'day': (
-    0.85,
-    (1.0, 0.94, 0.8),
-    (0.36, 0.44, 0.58),
-    (0.2, 0.18, 0.14),
-    (0.1, 0.27, 0.62),
-    (0.62, 0.74, 0.84),
+class _Look(NamedTuple):
+  """The light of an hour, or of a place that has light of its own."""
+
+  elevation: float  # of the sun, radians
+  sun: tuple[float, float, float]
+  sky: tuple[float, float, float]
+  bounce: tuple[float, float, float]  # from the ground
+  zenith: tuple[float, float, float]
+  horizon: tuple[float, float, float]
+  grey: float  # of its clouds and fog
+
+
+_LOOKS = {
+  'day': _Look(
+    elevation=0.85,
+    sun=(1.0, 0.94, 0.8),
+    sky=(0.36, 0.44, 0.58),
+    bounce=(0.2, 0.18, 0.14),
+    zenith=(0.1, 0.27, 0.62),
+    horizon=(0.62, 0.74, 0.84),
+    grey=0.5,
   ),
-  'dusk': (
-    0.4,
-    (1.15, 0.52, 0.2),
-    (0.27, 0.21, 0.32),
-    (0.16, 0.09, 0.08),
-    (0.07, 0.08, 0.25),
-    (0.85, 0.36, 0.14),
+  'dusk': _Look(
+    elevation=0.4,
+    sun=(1.12, 0.6, 0.3),
+    sky=(0.28, 0.24, 0.34),
+    bounce=(0.17, 0.12, 0.11),
+    zenith=(0.07, 0.08, 0.25),
+    horizon=(0.85, 0.38, 0.16),
+    grey=0.22,
   ),
-  'night': (
-    0.8,
-    (0.2, 0.25, 0.36),
-    (0.07, 0.09, 0.16),
-    (0.03, 0.03, 0.045),
-    (0.004, 0.008, 0.03),
-    (0.025, 0.04, 0.085),
+  'night': _Look(
+    elevation=0.8,
+    sun=(0.22, 0.26, 0.36),
+    sky=(0.08, 0.1, 0.17),
+    bounce=(0.035, 0.035, 0.05),
+    zenith=(0.004, 0.008, 0.03),
+    horizon=(0.025, 0.04, 0.085),
+    grey=0.06,
+  ),
+  'studio': _Look(
+    elevation=0.95,
+    sun=(0.75, 0.75, 0.75),
+    sky=(0.5, 0.5, 0.5),
+    bounce=(0.36, 0.36, 0.36),
+    zenith=(0.72, 0.72, 0.72),
+    horizon=(0.8, 0.8, 0.8),
+    grey=0.5,
+  ),
+  # Less red than there is, but enough to tell pink from purple.
+  'underwater': _Look(
+    elevation=1.2,
+    sun=(0.78, 0.92, 0.84),
+    sky=(0.17, 0.36, 0.43),
+    bounce=(0.09, 0.15, 0.15),
+    zenith=(0.1, 0.42, 0.5),
+    horizon=(0.012, 0.13, 0.2),
+    grey=0.5,
   ),
 }
-_GREY = {'day': 0.5, 'dusk': 0.2, 'night': 0.05}  # of clouds and fog
+# Light lost per unit of the way.
+_HAZE = {'clear': 0.004, 'rain': 0.02, 'fog': 0.085, 'underwater': 0.06}
+_DIM = {'clear': 1.0, 'rain': 0.35, 'fog': 0.45}  # of the sun
 
 
 def air_of(setting: Setting) -> Air:
   """The light and the air of a setting."""
-  height, *colours = _HOURS[setting.hour]
-  if setting.place == 'studio':
-    height, colours = (
-      0.95,
-      [(0.75,) * 3, (0.5,) * 3, (0.36,) * 3, (0.72,) * 3, (0.8,) * 3],
-    )
-  if setting.place == 'underwater':
-    height = 1.2
-    colours = [
-      (0.55, 0.8, 0.75),
-      (0.1, 0.32, 0.42),
-      (0.06, 0.13, 0.14),
-      (0.1, 0.42, 0.5),
-      (0.012, 0.13, 0.2),
-    ]
-  sun, sky, bounce, zenith, horizon = (np.array(c) for c in colours)
-  haze = (0.004, horizon)
-  if setting.place == 'underwater':
-    haze = (0.075, horizon)
+  own = setting.place in ALIKE
+  look = _LOOKS[setting.place if own else setting.hour]
+  sun, sky, bounce, zenith, horizon = (np.array(c) for c in look[1:6])
   if setting.weather != 'clear':
-    grey = _GREY[setting.hour] * np.array([0.95, 1.0, 1.06])
-    dim = 0.3 if setting.weather == 'rain' else 0.45
-    dull = lambda c, share: c * (1 - share) + share * grey
-    sky, bounce = sky * 0.75 + 0.35 * grey, bounce
-    sun = sun * dim
-    zenith, horizon = dull(zenith, 0.85) * 0.7, dull(horizon, 0.85)
-    haze = (0.02, horizon) if setting.weather == 'rain' else (0.1, horizon)
-    if setting.weather == 'fog':
-      zenith = horizon
-  direction = np.array([
-    np.cos(height) * np.sin(setting.azimuth),
-    np.sin(height),
-    np.cos(height) * np.cos(setting.azimuth),
-  ])
-  return Air(drawing.Light(direction, sun, sky, bounce), zenith, horizon, haze)
+    grey = look.grey * np.array([0.95, 1.0, 1.06])
+    sky = 0.75 * sky + 0.35 * grey
+    zenith, horizon = (0.15 * c + 0.85 * grey for c in (zenith, horizon))
+    zenith = horizon if setting.weather == 'fog' else 0.7 * zenith
+  light = drawing.Light(
+    direction=np.array([
+      np.cos(look.elevation) * np.sin(setting.azimuth),
+      np.sin(look.elevation),
+      np.cos(look.elevation) * np.cos(setting.azimuth),
+    ]),
+    sun=_DIM[setting.weather] * sun,
+    sky=sky,
+    ground=bounce,
+  )
+  thin = _HAZE[
+    'underwater' if setting.place == 'underwater' else setting.weather
+  ]
+  return Air(light, zenith, horizon, (thin, horizon))
 
 
 @functools.cache
@@ -333,7 +356,7 @@ def sky(
     np.float32(a) + np.float32(b - a) * part
     for a, b in zip(air.horizon, air.zenith, strict=True)
   ]
-  if setting.place in ('studio', 'underwater'):
+  if setting.place in ALIKE:
     return np.stack(np.broadcast_arrays(*colour))
   sun = air.light.direction
   cosine = (

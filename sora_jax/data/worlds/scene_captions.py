@@ -106,7 +106,7 @@ PHRASES = {
     'underwater': ('under water', 'in the deep sea', 'over the sea floor'),
     'studio': (
       'in a studio',
-      'before a plain backdrop',
+      'on a plain backdrop',
       'on a white background',
     ),
   },
@@ -121,9 +121,9 @@ PHRASES = {
     'fog': ('in fog', 'in thick mist'),
   },
   'camera': {
-    'still': ('the camera is still', 'the camera does not move'),
+    'still': ('the camera is still', 'the camera stays put'),
     'pan': ('the camera pans', 'the camera turns'),
-    'orbit': ('the camera orbits', 'the camera circles around'),
+    'orbit': ('the camera orbits', 'the camera circles'),
     'dolly': ('the camera moves closer', 'the camera dollies in'),
   },
 }
@@ -193,11 +193,11 @@ def _pick(rng: np.random.Generator, items):
 
 def _does(said: Attributes, rng: np.random.Generator) -> str:
   verb = _pick(rng, verbs(said.event, said.object))[said.count > 1]
+  ways = (f' {said.way}', f' to the {said.way}')
   if said.event == 'collide':
     verb += ' ' + _who(said._replace(colour=said.second))
-  if said.way:
-    verb += _pick(rng, (f' {said.way}', f' to the {said.way}'))
-  return verb
+    ways = ways[:1]  # two balls take room enough
+  return verb + _pick(rng, ways) if said.way else verb
 
 
 def write(said: Attributes, rng: np.random.Generator, image: bool) -> str:

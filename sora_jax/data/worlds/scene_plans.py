@@ -47,7 +47,6 @@ KINDS = [
   for event, where in events.items()
   for place in where
 ]
-EVERYWHERE_ALIKE = ('studio', 'underwater')  # no hour and no weather
 
 
 class Combination(NamedTuple):
@@ -184,7 +183,7 @@ def _attributes(
   way = _pick(rng, tuple(scene_captions.WAYS))
   hour = _pick(rng, ('day', 'day', 'dusk', 'night'))
   weather = _pick(rng, ('clear', 'clear', 'clear', 'rain', 'fog'))
-  alike = place in EVERYWHERE_ALIKE
+  alike = place in places.ALIKE
   return scene_captions.Attributes(
     object=name,
     colour=colour,
