@@ -243,13 +243,9 @@ def car(path: motion.Path, colour: Colour) -> list[drawing.Part]:
       egg([-1.13, 0.52, 0.36 * side], [0.05, 0.09, 0.1], (0.5, 0.01, 0.01))
     )
     for x in (-0.7, 0.7):
-      inner, outer = (
-        points(x, r, side * (width - 0.18)),
-        points(x, r, side * (width + 0.03)),
-      )
-      tyre = shapes.Frustum(inner, outer, (r, r))
-      parts.append(drawing.Part(tyre, RUBBER, gloss=0.02))
-      hub = points(x, r, side * (width + 0.035))
+      tyre = [x, r, side * (width - 0.05)]
+      parts.append(egg(tyre, [r, r, 0.13], RUBBER, gloss=0.0))
+      hub = points(x, r, side * (width + 0.085))
       axes = _spinning(path, r).transpose(0, 2, 1)
       shape = shapes.Wheel(hub, axes, 0.72 * r, 0.72, 2, 0.0)
       parts.append(drawing.Part(shape, (0.65, 0.66, 0.7)))

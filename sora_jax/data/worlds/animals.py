@@ -170,25 +170,25 @@ def cat(path: motion.Path, colour: Colour) -> list[drawing.Part]:
     if sum(colour) > 0.3
     else (0.12, 0.12, 0.12),
     pattern=actors.stripes(3.3, share=0.3),
-    gloss=0.03,
+    gloss=0.0,
   )
   bob = 0.015 * np.sin(4 * np.pi * path.travelled) if path.vigour else 0.0
   nod = bob + 0.02 * np.sin(2 * np.pi * 0.5 * path.time)
   head = points(0.86, 1.06 + nod, 0.02)
   parts = [
     egg(points(0.0, 0.74 + bob, 0), [0.66, 0.27, 0.24], colour, **fur),
-    egg(points(0.46, 0.76 + bob, 0), [0.27, 0.29, 0.22], colour, gloss=0.03),
-    egg(points(-0.46, 0.72 + bob, 0), [0.27, 0.28, 0.23], colour, gloss=0.03),
-    limb(points(0.52, 0.84 + bob, 0), head, (0.2, 0.18), colour, gloss=0.03),
-    egg(head, [0.25, 0.235, 0.25], colour, gloss=0.03),
-    egg(head + [0.2, -0.08, 0], [0.12, 0.09, 0.13], pale, gloss=0.03),
+    egg(points(0.46, 0.76 + bob, 0), [0.27, 0.29, 0.22], colour, gloss=0.0),
+    egg(points(-0.46, 0.72 + bob, 0), [0.27, 0.28, 0.23], colour, gloss=0.0),
+    limb(points(0.52, 0.84 + bob, 0), head, (0.2, 0.18), colour, gloss=0.0),
+    egg(head, [0.25, 0.235, 0.25], colour, gloss=0.0),
+    egg(head + [0.2, -0.08, 0], [0.12, 0.09, 0.13], pale, gloss=0.0),
     egg(head + [0.31, -0.05, 0], [0.035, 0.03, 0.045], NOSE),
   ]
   for side in (-1, 1):
     ear = head + [-0.02, 0.15, 0.15 * side]
     parts.append(
       limb(
-        ear, ear + [-0.02, 0.2, 0.05 * side], (0.115, 0.015), colour, gloss=0.03
+        ear, ear + [-0.02, 0.2, 0.05 * side], (0.115, 0.015), colour, gloss=0.0
       )
     )
     eye = head + [0.185, 0.05, 0.13 * side]
@@ -202,7 +202,7 @@ def cat(path: motion.Path, colour: Colour) -> list[drawing.Part]:
   for i, rise in enumerate((0.5, 1.1, 1.7)):
     wave = 0.4 * np.sin(2 * np.pi * 0.8 * path.time - 0.8 * i)
     way = points(-0.3 * np.cos(rise), 0.3 * np.sin(rise), 0.3 * wave)
-    parts.append(limb(bone, bone + way, 0.075 - 0.008 * i, colour, gloss=0.03))
+    parts.append(limb(bone, bone + way, 0.075 - 0.008 * i, colour, gloss=0.0))
     bone = bone + way
   return parts
 

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int, UInt8
 
 from sora_jax.data.worlds import shapes, tracing
 
+SHARP = 16  # exponent of the highlight
 FAINT = 0.02  # what covers less of a pixel has no depth there
 # From coordinates in a shape, how much of the second colour is seen.
 Pattern = Callable[..., np.ndarray]
@@ -172,11 +173,7 @@ def _add(
   sun, up, half = seen.cosines
   direct = np.clip(sun, 0, 1)
   sky = np.float32(0.5) + np.float32(0.5) * np.clip(up, -1, 1)
-  shine = np.clip(half, 0, 1)
-  power = 1
-  while power < tracing.GLOSS:
-    shine, power = shine * shine, 2 * power
-  shine *= np.float32(part.gloss)
+  shine = np.clip(half, 0, 1) ** SHARP if part.gloss else None
   mix = part.pattern(*seen.local) if part.pattern else None
   for k in range(3):
     lit = direct * np.float32(light.sun[k])
@@ -185,9 +182,11 @@ def _add(
     if mix is None or part.second is None:
       lit *= np.float32(part.colour[k])
     else:
-      first, second = part.colour[k], part.second[k]
-      lit *= np.float32(first) + mix * np.float32(second - first)
-    lit += shine * np.float32(light.sun[k] + 0.3 * light.sky[k])
+      change = part.second[k] - part.colour[k]
+      lit *= mix * np.float32(change) + np.float32(part.colour[k])
+    if shine is not None:
+      bright = part.gloss * (light.sun[k] + 0.3 * light.sky[k])
+      lit += shine * np.float32(bright)
     lit *= weight
     canvas[k] *= keep
     canvas[k] += lit

@@ -74,18 +74,21 @@ def _block(shape: shapes.Block, x, z, sun) -> np.ndarray:
   corners = shape.corners
   flat = (corners - sun * (corners[:, :, 1:2] / sun[1]))[:, :, ::2]
   wide = _wide(SHARPEST + PENUMBRA * corners[:, :, 1].mean(1))
+  faces = flat[:, shapes.FACES]
+  lines = shapes.sides(faces)
+  across, along = (
+    faces[:, :, 2] - faces[:, :, 0],
+    faces[:, :, 3] - faces[:, :, 1],
+  )
+  area = across[..., 0] * along[..., 1] - across[..., 1] * along[..., 0]
   dark = np.zeros_like(x)
-  for face in shapes.FACES:
-    polygon = flat[:, face, :]
-    a, b, c, d = (polygon[:, i] for i in range(4))
-    across, along = c - a, d - b
-    area = across[:, 0] * along[:, 1] - across[:, 1] * along[:, 0]
+  for i in range(len(shapes.FACES)):
     inside = np.full_like(x, 1e3)
-    for line in shapes.sides(polygon):
-      u, v, w = (_wide(line[:, i]) for i in range(3))
+    for k in range(4):
+      u, v, w = (_wide(lines[:, i, k, j]) for j in range(3))
       np.minimum(inside, u * x + v * z + w, out=inside)
     # A face in line with the sun throws none, and its sides have no inside.
-    inside = np.clip(inside / wide + 0.5, 0, 1) * _wide(np.abs(area) > 1e-6)
+    inside = np.clip(inside / wide + 0.5, 0, 1) * _wide(abs(area[:, i]) > 1e-6)
     np.maximum(dark, inside, out=dark)
   return dark
 

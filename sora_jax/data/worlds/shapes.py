@@ -54,15 +54,15 @@ class Wheel(NamedTuple):
 CORNERS = np.array([
   [x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)
 ])
-# Corners of each face in turn, so that the first three say which way is out.
-FACES = (
+# Corners of each face, one after the other around it.
+FACES = np.array([
   (0, 1, 3, 2),
   (4, 6, 7, 5),
   (0, 4, 5, 1),
   (2, 3, 7, 6),
   (0, 2, 6, 4),
   (1, 5, 7, 3),
-)
+])
 
 Shape = Ellipsoid | Limb | Frustum | Block | Wheel
 
@@ -123,24 +123,19 @@ def joint_bounds(
   return np.concatenate(centres, 1), np.concatenate(whole, 1), counts
 
 
-def sides(
-  polygon: Float[np.ndarray, 'T n 2'],
-) -> list[Float[np.ndarray, 'T 3']]:
-  """Lines along the sides of a convex polygon, positive within it.
+def sides(polygon: Float[np.ndarray, '*S n 2']) -> Float[np.ndarray, '*S n 3']:
+  """Lines along the sides of convex polygons, positive within them.
 
-  Of a line (a, b, c), a x + b y + c is the distance from it. A side without
-  length, as at a pyramid's top, has no line.
+  Of a line (a, b, c), a x + b y + c is the distance from it; that of a side
+  without length, as at a pyramid's top, is far away from everything.
   """
-  middle = polygon.mean(1)
-  lines = []
-  for i in range(polygon.shape[1]):
-    start, end = polygon[:, i - 1], polygon[:, i]
-    normal = np.stack([start[:, 1] - end[:, 1], end[:, 0] - start[:, 0]], -1)
-    length = np.linalg.norm(normal, axis=-1, keepdims=True)
-    if length.max() < 1e-9:
-      continue
-    normal /= length + 1e-12
-    offset = -(normal * start).sum(-1)
-    inwards = np.where((normal * middle).sum(-1) + offset < 0, -1.0, 1.0)
-    lines.append(inwards[:, None] * np.column_stack([normal, offset]))
-  return lines
+  start, middle = np.roll(polygon, 1, -2), polygon.mean(-2, keepdims=True)
+  along = polygon - start
+  normal = np.stack([-along[..., 1], along[..., 0]], -1)
+  length = np.linalg.norm(normal, axis=-1, keepdims=True)
+  real = length > 1e-9
+  normal = normal / np.where(real, length, 1) * real
+  offset = -(normal * start).sum(-1, keepdims=True)
+  outwards = (normal * middle).sum(-1, keepdims=True) + offset < 0
+  line = np.concatenate([normal, offset], -1) * np.where(outwards, -1, 1)
+  return np.where(real, line, [0.0, 0.0, 1e3])

@@ -19,7 +19,6 @@ from jaxtyping import Float, Int
 from sora_jax.data.worlds import shapes
 
 NEAR = 0.2  # units; what is nearer than this is not drawn
-GLOSS = 16  # exponent of the highlight, a power of two
 
 
 class View(NamedTuple):
@@ -271,37 +270,30 @@ def block(
   shape: shapes.Block, window: Window, light: Light, textured: bool
 ) -> Seen:
   """Faces that look at the camera, as polygons that meet without a seam."""
-  corners = shape.corners
-  ahead = np.maximum(corners[:, :, 2:], NEAR)
-  flat = corners[:, :, :2] / ahead
-  total = np.zeros((5, len(corners), window.y.shape[1], window.x.shape[2]))
-  total = total.astype(np.float32)
-  for face in shapes.FACES:
-    a, b, c, d = (corners[:, i] for i in face)
-    out = np.cross(c - a, b - d)
-    out /= np.maximum(np.linalg.norm(out, axis=-1, keepdims=True), 1e-9)
-    centre = (a + b + c + d) / 4
-    out *= np.where(_dot(out, centre - corners.mean(1)) < 0, -1, 1)[:, None]
-    facing = _dot(out, centre) < 0
-    if not facing.any():
-      continue
-    part = soft(_inside(flat[:, face, :], window)) * _wide(facing)
+  faces = shape.corners[:, shapes.FACES]
+  ahead = np.maximum(faces[..., 2:], NEAR)
+  lines = shapes.sides(faces[..., :2] / ahead) * window.focal
+  out = np.cross(
+    faces[:, :, 2] - faces[:, :, 0], faces[:, :, 3] - faces[:, :, 1]
+  )
+  out /= np.maximum(np.linalg.norm(out, axis=-1, keepdims=True), 1e-9)
+  centre = faces.mean(2)
+  inwards = _dot(out, centre - shape.corners.mean(1)[:, None]) < 0
+  out *= np.where(inwards, -1, 1)[..., None]
+  plane = _dot(out, centre)
+  size = (len(faces), window.y.shape[1], window.x.shape[2])
+  total = np.zeros((5, *size), np.float32)
+  for i in np.flatnonzero((plane < 0).any(0)):
+    part = linear(lines[:, i, 0], window)
+    for k in range(1, 4):
+      np.minimum(part, linear(lines[:, i, k], window), out=part)
+    part = soft(part) * _wide(plane[:, i] < 0)
     total[0] += part
-    total[1] += part * (_wide(_dot(out, centre)) / _away(linear(out, window)))
+    total[1] += part * (_wide(plane[:, i]) / _away(linear(out[:, i], window)))
     for k, direction in enumerate(light, 2):
-      total[k] += part * _wide(_dot(out, direction))
+      total[k] += part * _wide(_dot(out[:, i], direction))
   total[1:] /= np.maximum(total[0], np.float32(1e-6))
   return Seen(np.minimum(total[0], 1), total[1], list(total[2:]), ())
-
-
-def _inside(polygon: Float[np.ndarray, 'T n 2'], window: Window) -> np.ndarray:
-  """Distance in pixels from the nearest side of a convex polygon."""
-  inside, *rest = (
-    linear(line * window.focal, window) for line in shapes.sides(polygon)
-  )
-  for distance in rest:
-    np.minimum(inside, distance, out=inside)
-  return inside
 
 
 def wheel(
