@@ -30,6 +30,18 @@ class Path(NamedTuple):
   vigour: float = 1.0  # how much it moves its limbs; 0 at rest
 
 
+def span(path: Path, frames: slice) -> Path:
+  """Some of the times of a path."""
+  return path._replace(
+    position=path.position[frames],
+    velocity=path.velocity[frames],
+    travelled=path.travelled[frames],
+    heading=path.heading[frames],
+    pitch=path.pitch[frames],
+    time=path.time[frames],
+  )
+
+
 class Draw(NamedTuple):
   """What is random of a motion, each the same at any size."""
 

@@ -266,11 +266,24 @@ def _camera(
   )
 
 
-def plan(seed: int, index: int, split: str) -> Plan:
-  """Draws everything random of a clip, the same for every size."""
+def plan(
+  seed: int, index: int, split: str, azimuth: float | None = None
+) -> Plan:
+  """Draws everything random of a clip, the same for every size.
+
+  Args:
+    seed: which world.
+    index: which clip of it.
+    split: of SPLITS.
+    azimuth: turns the whole scene so that the camera is there, in radians.
+
+  Raises:
+    ValueError: unknown split, or a negative seed or index.
+  """
   rng = generator(seed, index, split)
   said = _attributes(rng, split)
-  azimuth = rng.uniform(0, 2 * np.pi)
+  drawn = rng.uniform(0, 2 * np.pi)
+  azimuth = drawn if azimuth is None else azimuth
   draws = _motion(rng, said, azimuth)
   camera = _camera(rng, said, azimuth, draws[0].height)
   # The sun is behind the camera's shoulder, and at dusk beside the scene.

@@ -50,46 +50,56 @@ class Truth(NamedTuple):
   mask: UInt8[np.ndarray, 'T H W'] | None
 
 
-def _paths(
+def shoot(
   plan: scene_plans.Plan, time: Float[np.ndarray, ' T']
-) -> list[motion.Path]:
+) -> tuple[list[motion.Path], cameras.Camera]:
+  """Where the actors and the camera of a scene are at each time, in seconds."""
   event = plan.said.event
   if event == 'collide':
     one, two = plan.draws
-    return list(motion.collide((one, two), time))
-  return [motion.EVENTS[event](d, time) for d in plan.draws]
-
-
-def _stage(
-  seed: int, index: int, size: batch.Size, split: str
-) -> tuple[str, Truth, staging.Stage]:
-  """Everything about a clip but its pixels."""
-  plan = scene_plans.plan(seed, index, split)
-  said = plan.said
-  time = np.arange(size.frames) / FPS
-  paths = _paths(plan, time)
+    paths = list(motion.collide((one, two), time))
+  else:
+    paths = [motion.EVENTS[event](d, time) for d in plan.draws]
   middle = np.mean([p.position for p in paths], 0)
-  shot = cameras.camera(plan.camera, time, middle)
-  colours = [said.colour] * len(paths)
-  if said.second:
-    colours[1] = said.second
-  truth = Truth(
+  return paths, cameras.camera(plan.camera, time, middle)
+
+
+def truth_of(
+  plan: scene_plans.Plan, paths: list[motion.Path], shot: cameras.Camera
+) -> Truth:
+  """What happens in a scene whose actors and camera are there."""
+  said = plan.said
+  return Truth(
     said=said,
     names=[said.object] * len(paths),
-    colours=colours,
+    colours=[said.colour, said.second or said.colour, said.colour][
+      : len(paths)
+    ],
     position=np.stack([p.position for p in paths], 1),
     velocity=np.stack([p.velocity for p in paths], 1),
     heading=np.stack([p.heading for p in paths], 1),
     camera=shot,
     mask=None,
   )
-  stage = staging.Stage(
+
+
+def stage(
+  plan: scene_plans.Plan,
+  paths: list[motion.Path],
+  shot: cameras.Camera,
+  size: batch.Size,
+) -> staging.Stage:
+  """A scene whose actors and camera are there, as it is to be drawn."""
+  truth, time = truth_of(plan, paths, shot), paths[0].time
+  return staging.Stage(
     players=[
-      staging.Player(said.object, colour, path)
-      for colour, path in zip(colours, paths, strict=True)
+      staging.Player(name, colour, path)
+      for name, colour, path in zip(
+        truth.names, truth.colours, paths, strict=True
+      )
     ],
     props=props.props_of(
-      said.place, plan.camera.azimuth, plan.seed[::-1], time
+      plan.said.place, plan.camera.azimuth, plan.seed[::-1], time
     ),
     setting=plan.setting,
     air=places.air_of(plan.setting),
@@ -97,8 +107,6 @@ def _stage(
     time=time,
     seed=plan.seed,
   )
-  caption = plan.image_caption if size.frames == 1 else plan.caption
-  return caption, truth, stage
 
 
 def simulate(
@@ -109,8 +117,10 @@ def simulate(
   Raises:
     ValueError: unknown split, or a negative seed or index.
   """
-  caption, truth, _ = _stage(seed, index, size, split)
-  return caption, truth
+  plan = scene_plans.plan(seed, index, split)
+  paths, shot = shoot(plan, np.arange(size.frames) / FPS)
+  caption = plan.image_caption if size.frames == 1 else plan.caption
+  return caption, truth_of(plan, paths, shot)
 
 
 def clip(
@@ -130,10 +140,13 @@ def clip(
   Raises:
     ValueError: unknown split, or a negative seed or index.
   """
-  caption, truth, stage = _stage(seed, index, size, split)
-  video, mask = staging.render(stage)
+  plan = scene_plans.plan(seed, index, split)
+  paths, shot = shoot(plan, np.arange(size.frames) / FPS)
+  video, mask = staging.render(stage(plan, paths, shot, size))
+  caption = plan.image_caption if size.frames == 1 else plan.caption
   name = f'scenes-{split}-{seed}-{index}-{size}'
-  return batch.Clip(video, caption, FPS, name), truth._replace(mask=mask)
+  truth = truth_of(plan, paths, shot)._replace(mask=mask)
+  return batch.Clip(video, caption, FPS, name), truth
 
 
 def held_out_prompts(seed: int, n: int) -> list[tuple[str, int]]:
