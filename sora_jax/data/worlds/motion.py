@@ -15,6 +15,7 @@ GRAVITY = 6.0  # units/s^2
 RESTITUTION = 0.75  # speed that a bounce leaves, of what it had
 FRICTION = 0.85  # the same along the ground
 BOUNCES = 12  # after these a ball rolls
+HAND = 0.4  # units above the ground; where a throw begins
 MIDDLE = 1.0  # seconds; when what crosses the picture is in its middle
 
 
@@ -103,34 +104,44 @@ def start(draw: Draw, time: Float[np.ndarray, ' T']) -> Path:
   return _path(draw, time, along, speed, zero + draw.low, zero)
 
 
-def hops(
-  height: float, rise: float, time: Float[np.ndarray, ' T']
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """A body that falls and bounces, from a height and a first upward speed.
+def landings(height: float, rise: float) -> list[tuple[float, float]]:
+  """When a body that falls hits the ground, and how fast it leaves it.
+
+  Args:
+    height: at time 0, units.
+    rise: its upward speed then.
 
   Returns:
-    Height and upward speed at each time, and how many bounces it has behind.
+    A time and an upward speed for each bounce; after the last one it lies.
   """
-  first = (rise + math.sqrt(rise**2 + 2 * GRAVITY * height)) / GRAVITY
-  up = height + rise * time - GRAVITY * time**2 / 2
-  speed = rise - GRAVITY * time
-  count = np.zeros_like(time)
-  begins, hit = first, GRAVITY * first - rise
+  hit = math.sqrt(rise**2 + 2 * GRAVITY * height)
+  lands = (rise + hit) / GRAVITY
+  bounces = []
   for _ in range(BOUNCES):
     hit *= RESTITUTION
-    since = time - begins
-    now = since >= 0
-    up = np.where(now, hit * since - GRAVITY * since**2 / 2, up)
-    speed = np.where(now, hit - GRAVITY * since, speed)
-    count = count + now
-    begins += 2 * hit / GRAVITY
-  still = time >= begins
-  return np.where(still, 0, up), np.where(still, 0, speed), count
+    bounces.append((lands, hit))
+    lands += 2 * hit / GRAVITY
+  return [*bounces, (lands, 0.0)]
+
+
+def hops(
+  height: float, rise: float, time: Float[np.ndarray, ' T']
+) -> tuple[np.ndarray, np.ndarray]:
+  """Height and upward speed of a body that falls and bounces."""
+  up = height + rise * time - GRAVITY * time**2 / 2
+  speed = rise - GRAVITY * time
+  for lands, hit in landings(height, rise):
+    since = np.maximum(time - lands, 0)
+    # Once it lies, nothing pulls it down.
+    pull = GRAVITY if hit else 0.0
+    up = np.where(since > 0, hit * since - pull * since**2 / 2, up)
+    speed = np.where(since > 0, hit - pull * since, speed)
+  return up, speed
 
 
 def bounce(draw: Draw, time: Float[np.ndarray, ' T']) -> Path:
   """Falls from a height, and bounces on the spot."""
-  up, rise, _ = hops(draw.height, 0.0, time)
+  up, rise = hops(draw.height, 0.0, time)
   zero = np.zeros_like(time)
   return _path(draw, time, zero, zero, draw.low + up, rise)
 
@@ -138,22 +149,16 @@ def bounce(draw: Draw, time: Float[np.ndarray, ' T']) -> Path:
 def throw(draw: Draw, time: Float[np.ndarray, ' T']) -> Path:
   """Flies up and along, and loses part of its pace whenever it lands."""
   rise = math.sqrt(2 * GRAVITY * draw.height)
-  low = 0.4
-  up, up_speed, count = hops(low, rise, time)
-  # Each stretch begins where the one before ended.
-  speed = draw.speed * FRICTION**count
-  first = (rise + math.sqrt(rise**2 + 2 * GRAVITY * low)) / GRAVITY
-  along, begins = draw.speed * np.minimum(time, first), first
-  hit = GRAVITY * first - rise
+  up, up_speed = hops(HAND, rise, time)
+  speed = np.full_like(time, draw.speed)
+  along = draw.speed * (time - MIDDLE)
   pace = draw.speed
-  for _ in range(BOUNCES):
-    hit *= RESTITUTION
-    pace *= FRICTION
-    lasts = 2 * hit / GRAVITY
-    along = along + pace * np.clip(time - begins, 0, lasts)
-    begins += lasts
-  along = along + pace * np.maximum(time - begins, 0)
-  along -= draw.speed * MIDDLE
+  for lands, hit in landings(HAND, rise):
+    if hit:
+      lost = (1 - FRICTION) * pace
+      pace -= lost
+      speed = speed - lost * (time > lands)
+      along = along - lost * np.maximum(time - lands, 0)
   return _path(draw, time, along, speed, draw.low + up, up_speed)
 
 

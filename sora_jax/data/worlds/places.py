@@ -210,6 +210,7 @@ Albedo = list[np.ndarray]
 
 
 def grass(g: Ground, shift: np.ndarray, time: np.ndarray) -> Albedo:
+  """Green in patches, with blades where one is near enough to see them."""
   x, z = g.x + np.float32(shift[0]), g.z + np.float32(shift[1])
   patches = sample(x * 5, z * 5)
   blades = sample(x * 27, z * 27) * _fade(g.grain, 0.2)
@@ -222,6 +223,7 @@ def grass(g: Ground, shift: np.ndarray, time: np.ndarray) -> Albedo:
 
 
 def sand(g: Ground, shift: np.ndarray, time: np.ndarray) -> Albedo:
+  """Pale sand in ripples."""
   x, z = g.x + np.float32(shift[0]), g.z + np.float32(shift[1])
   patches = sample(x * 6, z * 6)
   ripples = np.sin(5.5 * z + 1.4 * x + 0.9 * patches) * _fade(g.grain, 0.9)
@@ -269,6 +271,7 @@ def ruins(g: Ground, shift: np.ndarray, time: np.ndarray) -> Albedo:
 
 
 def studio(g: Ground, shift: np.ndarray, time: np.ndarray) -> Albedo:
+  """White paper."""
   return [np.full_like(g.x, c) for c in (0.72, 0.72, 0.73)]
 
 
@@ -307,6 +310,7 @@ def waves(g: Ground, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def water(g: Ground, shift: np.ndarray, time: np.ndarray) -> Albedo:
+  """What light comes back from under a surface, the rest being mirrored."""
   return [np.full_like(g.x, c) for c in (0.012, 0.075, 0.1)]
 
 

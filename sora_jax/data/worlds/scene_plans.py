@@ -23,7 +23,8 @@ DRY = ('grass', 'sand', 'checker', 'ruins', 'studio')
 # Where each object does what.
 EVENTS = {
   'ball': {
-    **dict.fromkeys(('rest', 'roll', 'bounce', 'throw', 'collide'), DRY),
+    'rest': (*DRY, 'underwater'),
+    **dict.fromkeys(('roll', 'bounce', 'throw', 'collide'), DRY),
     'float': ('water',),
   },
   'cube': {'rest': (*DRY, 'underwater'), 'bounce': DRY, 'float': ('water',)},
@@ -59,15 +60,16 @@ class Combination(NamedTuple):
 
 
 def held_out(combination: Combination) -> bool:
-  """Whether a combination is kept out of training: one of ten is.
+  """Whether a combination is kept out of training: one of five is.
 
-  Each triple of object, event and place lacks one colour, and colours take
+  Each triple of object, event and place lacks two colours, and colours take
   turns, so every word is trained in nearly equally many combinations.
   """
   rank = KINDS.index(combination[:3])
   colours = list(scene_captions.COLOURS)
   # 3 is coprime with the number of colours, so all of them take a turn.
-  return colours[3 * rank % len(colours)] == combination.colour
+  lacks = (3 * rank % len(colours), (3 * rank + 5) % len(colours))
+  return colours.index(combination.colour) in lacks
 
 
 COMBINATIONS = {

@@ -30,6 +30,18 @@ class Player(NamedTuple):
   path: motion.Path
 
 
+class Stage(NamedTuple):
+  """A scene at every frame."""
+
+  players: list[Player]
+  props: list[list[drawing.Part]]  # behind the players, in the world's axes
+  setting: places.Setting
+  air: places.Air
+  view: tracing.View
+  time: Float[np.ndarray, ' T']  # seconds
+  seed: Float[np.ndarray, 'n 4']  # numbers in [0, 1), for drops and stars
+
+
 def linear_light(name: str) -> tuple[float, float, float]:
   """A named colour as light; gamma is 2, so that roots turn light into sRGB."""
   r, g, b = (float(c / 255) ** 2 for c in scene_captions.COLOURS[name])
@@ -91,7 +103,7 @@ def _sunlight(
 def _mirrored(
   cast: list[list[drawing.Part]],
   view: tracing.View,
-  stage: 'Stage',
+  stage: Stage,
   first: int,
 ) -> tuple[Float[np.ndarray, '3 T h W'], np.ndarray]:
   """What the ground mirrors, from some row on, and how much of it."""
@@ -112,9 +124,9 @@ def _mirrored(
   frames = len(stage.time)
   image = np.zeros((3, frames, view.height, view.width), np.float32)
   image[:, :, first:] = places.sky(stage.setting, stage.air, up, x, z)
-  whole = stage.view
+  light, cut = stage.air.light, place.moves
   layers = [
-    drawing.draw(parts, whole, stage.air.light, mirror=True, cut=place.moves)
+    drawing.draw(parts, stage.view, light, mirror=True, cut=cut)
     for parts in cast
   ]
   drawing.paste(image, [v for v in layers if v], stage.air.haze)
@@ -133,18 +145,6 @@ def _rippled(image: np.ndarray, across: np.ndarray, down: np.ndarray):
   index = np.clip(rows, 0, height - 1) * width + np.clip(columns, 0, width - 1)
   index = index + (np.arange(frames) * height * width)[:, None, None]
   return image.reshape(3, -1)[:, index]
-
-
-class Stage(NamedTuple):
-  """A scene at every frame."""
-
-  players: list[Player]
-  props: list[list[drawing.Part]]  # behind the players, in the world's axes
-  setting: places.Setting
-  air: places.Air
-  view: tracing.View
-  time: Float[np.ndarray, ' T']  # seconds
-  seed: Float[np.ndarray, 'n 4']  # numbers in [0, 1), for drops and stars
 
 
 def _ground(
