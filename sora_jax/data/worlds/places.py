@@ -287,7 +287,7 @@ def seabed(g: Ground, shift: np.ndarray, time: np.ndarray) -> Albedo:
     )
   lines = np.abs(np.sin(1.3 * x) + np.sin(1.5 * z))
   lines = np.maximum(1 - 0.9 * lines, 0)
-  bright = 0.75 + 1.1 * lines * lines * _fade(g.grain, 1.2)
+  bright = 0.62 + 1.0 * lines * lines * _fade(g.grain, 1.2)
   return [c * bright for c in colours]
 
 
