@@ -17,10 +17,15 @@ from jaxtyping import UInt8
 
 from sora_jax import batch
 from sora_jax.data import manifest, video
-from sora_jax.data.worlds import balls, joins
+from sora_jax.data.worlds import balls, joins, scene_joins, scenes
 
 BrokenVideo = video.BrokenVideo
-WORLDS = {'balls': balls, 'joins': joins}
+WORLDS = {
+  'balls': balls,
+  'joins': joins,
+  'scenes': scenes,
+  'scene_joins': scene_joins,
+}
 
 
 class WorldSource:
