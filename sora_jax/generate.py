@@ -225,7 +225,7 @@ def make_stream(
     filled = [requests[min(i, len(requests) - 1)] for i in fill]
     empty = blank(config, settings.size)
     canvases = [empty if r.canvas is None else r.canvas for r in filled]
-    rows, loop = to_rows(filled, canvases, config), canvases[0].loop
+    rows, loop = to_rows(filled, canvases, networks), canvases[0].loop
     frames = len(canvases[0].start)
     most = frames if loop else window_latents
     _check_places(canvases[0], most, config.model.patch)
@@ -314,7 +314,7 @@ def blank(config: config_lib.Config, size: batch.Size) -> canvas_lib.Canvas:
 def to_rows(
   requests: list[Request],
   canvases: list[canvas_lib.Canvas],
-  config: config_lib.Config,
+  networks: Networks,
 ) -> paint.Rows:
   """Requests as arrays, but for what of their canvases is known.
 
@@ -330,8 +330,9 @@ def to_rows(
           f'{request.prompt!r} has a canvas of another {name} than the first '
           'one of its batch; sample them apart'
         )
+  slots, encode = networks.config.sample.text_slots, networks.tokenizer.encode
   texts = [
-    prompt_ids(request.prompt, config.sample.text_slots, layout.lines)
+    prompt_ids(request.prompt, slots, layout.lines, encode)
     for request in requests
   ]
   return paint.Rows(
@@ -343,7 +344,10 @@ def to_rows(
 
 
 def prompt_ids(
-  prompt: str, slots: int, lines: int = 1
+  prompt: str,
+  slots: int,
+  lines: int = 1,
+  encode: Callable[[str, int], list[int]] = transforms.byte_ids,
 ) -> tuple[Int[np.ndarray, '2 L'], Int[np.ndarray, '2 L']]:
   """A prompt, and an empty one, as padded token ids; and their lines, from 1.
 
@@ -351,6 +355,7 @@ def prompt_ids(
     prompt: Its lines are captions of their own.
     slots: L / lines, the ids that a line may need.
     lines: How many there must be.
+    encode: A tokenizer's.
 
   Raises:
     ValueError: a line is empty or needs more than `slots` ids, or there are
@@ -369,7 +374,7 @@ def prompt_ids(
   for row, captions in enumerate((parts, [''] * lines)):
     end = 0
     for line, caption in enumerate(captions):
-      words = transforms.byte_ids(caption, slots)
+      words = encode(caption, slots)
       ids[row, end : end + len(words)] = words
       segment[row, end : end + len(words)] = line + 1
       end += len(words)

@@ -15,9 +15,10 @@ import numpy as np
 from etils import epath
 from jaxtyping import Array, Key
 
-from sora_jax import checkpoint, config as config_lib, sharding
+from sora_jax import checkpoint, config as config_lib, flow, sharding
+from sora_jax.data import tokenizer as tokenizer_lib
 from sora_jax.models import autoencoder, contrast, dit, text
-from sora_jax.weights import directory
+from sora_jax.weights import configs, directory
 
 Params = Any
 
@@ -39,6 +40,7 @@ class Networks(NamedTuple):
 
   config: config_lib.Config
   params: dict[str, Params]
+  tokenizer: tokenizer_lib.Tokenizer = tokenizer_lib.BYTES
 
 
 def read(path: epath.PathLike) -> Networks:
@@ -60,10 +62,14 @@ def read(path: epath.PathLike) -> Networks:
 
 def _read_model(path: epath.Path) -> Networks:
   model = directory.read(path)
-  values = dict(model.sampling)
-  for name, config in model.configs.items():
-    values[KINDS[name][0]] = config
-  return Networks(config_lib.from_dict(config_lib.Config, values), model.params)
+  config = config_lib.from_dict(config_lib.Config, model.sampling)
+  for name, part in model.configs.items():
+    setattr(config, KINDS[name][0], part)
+  tokenizer = tokenizer_lib.BYTES
+  if 'text' in model.params:
+    folder = path / directory.TOKENIZER
+    tokenizer = tokenizer_lib.from_files(model.tokenizer, folder)
+  return Networks(config, model.params, tokenizer)
 
 
 def _read_run(path: epath.Path) -> Networks:
@@ -136,11 +142,16 @@ def init_towers(config: config_lib.Config, key: Key[Array, '']) -> Params:
 
 def write(path: epath.PathLike, networks: Networks, dtype: str) -> None:
   """Writes a model directory with weights of one dtype."""
-  configs = {
-    name: config_lib.to_dict(getattr(networks.config, KINDS[name][0]))
-    for name in networks.params
-  }
-  model = directory.Model(configs, networks.params, sampling(networks.config))
+  config = networks.config
+  parts = {name: getattr(config, KINDS[name][0]) for name in networks.params}
+  told = 'text' in parts
+  model = directory.Model(
+    parts,
+    networks.params,
+    sampling(config),
+    scheduler=scheduler(config) if 'dit' in parts else {},
+    tokenizer=networks.tokenizer.files if told else {},
+  )
   directory.write(path, model, dtype)
 
 
@@ -149,6 +160,28 @@ def sampling(config: config_lib.Config) -> dict[str, Any]:
   return {
     name: config_lib.to_dict(getattr(config, name))
     for name in ('denoising', 'sample')
+  }
+
+
+# How diffusers' UniPC calls what networks predict.
+_PREDICTION_TYPE = {
+  flow.Prediction.X0: 'sample',
+  flow.Prediction.VELOCITY: 'flow_prediction',
+  flow.Prediction.NOISE: 'epsilon',
+}
+
+
+def scheduler(config: config_lib.Config) -> dict[str, Any]:
+  """What diffusers is told of how to sample: UniPC along our path."""
+  return {
+    '_class_name': 'UniPCMultistepScheduler',
+    '_diffusers_version': configs.VERSION,
+    'flow_shift': 1.0,
+    'num_train_timesteps': int(dit.LEVEL_SCALE),
+    'prediction_type': _PREDICTION_TYPE[config.denoising.prediction],
+    'solver_order': 2,
+    'solver_type': 'bh2',
+    'use_flow_sigmas': True,
   }
 
 

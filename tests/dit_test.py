@@ -317,3 +317,39 @@ def test_a_patch_of_another_size_is_refused_with_both_sizes(params, clips):
   inputs = clips[0] | dict(x=jnp.zeros((1, 4, VALUES + 1)))
   with pytest.raises(ValueError, match='7 values.* makes 6'):
     apply(SMALL, params, inputs)
+
+
+def test_rows_of_zeros_need_not_be_there():
+  """`text_length` stands for captions that are padded as Wan's are.
+
+  Two clips in one row, with captions of 3 and 2 rows, equal each alone with its
+  caption and all the rows of zeros.
+  """
+  padded = dataclasses.replace(SMALL, text_length=512)
+  shapes = jax.eval_shape(
+    lambda key: nn.meta.unbox(dit.init(padded, key)), KEY
+  )
+  generator = np.random.default_rng(1)
+  params = jax.tree.map(
+    lambda x: jnp.asarray(generator.normal(size=x.shape) * 0.3, x.dtype), shapes
+  )
+  clips = [
+    clip(i, tokens, text)
+    for i, (tokens, text) in enumerate(zip(CLIP_TOKENS, CLIP_TEXT, strict=True))
+  ]
+  packed = apply(padded, params, pack(clips))
+  at = 0
+  for one in clips:
+    rows = 512 - one['text'].shape[1]
+    full = one | dict(
+      text=jnp.pad(one['text'], ((0, 0), (0, rows), (0, 0))),
+      text_segment=jnp.ones((1, 512), jnp.int32),
+    )
+    alone = apply(SMALL, params, full)
+    tokens = alone.shape[1]
+    np.testing.assert_allclose(
+      packed[:, at : at + tokens], alone, atol=1e-5, rtol=0
+    )
+    bare = apply(SMALL, params, one)
+    assert np.abs(bare - alone).max() > 1e-2  # so that they say something
+    at += tokens
