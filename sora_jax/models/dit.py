@@ -80,7 +80,8 @@ class Surroundings(NamedTuple):
   text: Float[Array, 'B L D']
   text_segment: Int[Array, 'B L']
   text_of: Int[Array, 'B N']
-  padding: Float[Array, 'B N'] | None  # rows of zeros after a token's caption
+  # Rows of zeros that follow a token's caption.
+  padding: Float[Array, 'B N'] | None = None
 
 
 class SpacetimeDiT(nn.Module):
