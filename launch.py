@@ -104,6 +104,11 @@ VERBS = {
     cli.count('repeats', 'of one request (20)'),
     cli.switch('store', 'the curve of the cache in the model of --model'),
   ),
+  'parity': cli.Verb(
+    'sora_jax.parity',
+    'Hold the networks of a model against diffusers and transformers.',
+    MODEL,
+  ),
 }
 
 if __name__ == '__main__':

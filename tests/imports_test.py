@@ -20,7 +20,7 @@ LEVELS = (
   'gpu experiment config corpus networks'.split(),
   'paint decoder windows spool generate reconstruct tasks prompting'.split()
   + 'figures suite prepare label sample problems train evaluate'.split()
-  + 'calibrate bench showcase demo verify'.split(),
+  + 'calibrate bench showcase demo verify parity'.split(),
   ['cli'],
 )
 APART = {'models': {'data'}, 'weights': {'data'}, 'data': {'models', 'weights'}}

@@ -15,7 +15,7 @@ train, and we what they hold.
 
 import functools
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -120,8 +120,7 @@ def write_network(
   folder.mkdir(parents=True)
   _write_json(folder / 'config.json', configs.FORMS[name].write(config))
   store = functools.partial(_store, dtype=dtype)
-  places = _places(name, config, _shapes(name, config))
-  stored = params_lib.unload(params, places, store)
+  stored = params_lib.unload(params, places(name, config), store)
   tensors.write(folder, KINDS[name].stem, stored, largest)
 
 
@@ -255,11 +254,10 @@ def read_params(
   folder = epath.Path(directory) / KINDS[name].folder
   found = tensors.find(folder, KINDS[name].stem)
   original = name == 'dit' and names.ORIGINAL_SIGN in found
-  shapes = _shapes(name, config)
   stored = params_lib.match(
     found,
-    _places(name, config, shapes, original),
-    shapes,
+    places(name, config, original),
+    _shapes(name, config),
     folder,
     ignored=(names.TIED,) if name == 'text' else (),
   )
@@ -274,12 +272,13 @@ def _shapes(name: str, config: Any) -> dict[str, tuple[int, ...]]:
   return {path: tuple(leaf.shape) for path, leaf in flat.items()}
 
 
-def _places(
-  name: str, config: Any, paths: Iterable[str], original: bool = False
+def places(
+  name: str, config: Any, original: bool = False
 ) -> dict[str, names.Place]:
   """Where each parameter of a network lies in files."""
   options = {'original': True} if original else {}
-  return {path: names.PLACE[name](path, config, **options) for path in paths}
+  place = functools.partial(names.PLACE[name], config=config, **options)
+  return {path: place(path) for path in _shapes(name, config)}
 
 
 def _read_tokenizer(folder: epath.Path) -> dict[str, bytes]:

@@ -198,7 +198,7 @@ def _read_bytes(path: epath.Path, start: int, count: int) -> np.ndarray:
   if not count:
     return np.zeros(0, np.uint8)
   if os.path.exists(local):
-    return np.memmap(local, np.uint8, 'r', start, (count,))
+    return np.asarray(np.memmap(local, np.uint8, 'r', start, (count,)))
   with path.open('rb') as file:
     file.seek(start)
     return np.frombuffer(file.read(count), np.uint8)
