@@ -78,7 +78,7 @@ def dit(**changes) -> torch.nn.Module:
 
 
 def vae(**config) -> torch.nn.Module:
-  return randomise(diffusers.AutoencoderKLWan(**config))
+  return randomise(diffusers.AutoencoderKLWan(**config), 0.3)  # few are cut
 
 
 def umt5(**changes) -> torch.nn.Module:

@@ -51,6 +51,12 @@ class _Reader:
     words = ' or '.join(kind.__name__ for kind in kinds)
     return tuple(self._take(key, default, fits, f'a list of {words}'))
 
+  def three(self, key: str, default: list[int]) -> tuple[int, int, int]:
+    values = self.row(key, default, (int,))
+    if len(values) != 3:
+      raise ValueError(f'{self.where}: {key}={values} must be three numbers')
+    return values
+
   def must(self, key: str, accepted: tuple, default: Any, why: str) -> Any:
     """Refuses a value of what ours cannot do."""
     value = self.values.get(key, default)
@@ -77,7 +83,7 @@ def read_dit(values: Values, where: Any) -> dit.DiTConfig:
     depth=take.count('num_layers', 40),
     heads=heads,
     mlp=take.count('ffn_dim', 13824),
-    patch=take.row('patch_size', [1, 2, 2], (int,)),
+    patch=take.three('patch_size', [1, 2, 2]),
     channels=channels,
     condition_channels=inputs - channels,
     text_width=take.count('text_dim', 4096),
