@@ -15,10 +15,10 @@ import numpy as np
 from etils import epath
 from jaxtyping import Array, Key
 
-from sora_jax import checkpoint, config as config_lib, flow, sharding
+from sora_jax import checkpoint, config as config_lib, published, sharding
 from sora_jax.data import tokenizer as tokenizer_lib
 from sora_jax.models import autoencoder, contrast, dit, text
-from sora_jax.weights import configs, directory
+from sora_jax.weights import directory
 
 Params = Any
 
@@ -65,6 +65,8 @@ def _read_model(path: epath.Path) -> Networks:
   config = config_lib.from_dict(config_lib.Config, model.sampling)
   for name, part in model.configs.items():
     setattr(config, KINDS[name][0], part)
+  if not model.sampling and 'dit' in model.params:
+    published.sampling(config, model, path)
   tokenizer = tokenizer_lib.BYTES
   if 'text' in model.params:
     folder = path / directory.TOKENIZER
@@ -149,7 +151,7 @@ def write(path: epath.PathLike, networks: Networks, dtype: str) -> None:
     parts,
     networks.params,
     sampling(config),
-    scheduler=scheduler(config) if 'dit' in parts else {},
+    scheduler=published.scheduler(config) if 'dit' in parts else {},
     tokenizer=networks.tokenizer.files if told else {},
   )
   directory.write(path, model, dtype)
@@ -160,28 +162,6 @@ def sampling(config: config_lib.Config) -> dict[str, Any]:
   return {
     name: config_lib.to_dict(getattr(config, name))
     for name in ('denoising', 'sample')
-  }
-
-
-# How diffusers' UniPC calls what networks predict.
-_PREDICTION_TYPE = {
-  flow.Prediction.X0: 'sample',
-  flow.Prediction.VELOCITY: 'flow_prediction',
-  flow.Prediction.NOISE: 'epsilon',
-}
-
-
-def scheduler(config: config_lib.Config) -> dict[str, Any]:
-  """What diffusers is told of how to sample: UniPC along our path."""
-  return {
-    '_class_name': 'UniPCMultistepScheduler',
-    '_diffusers_version': configs.VERSION,
-    'flow_shift': 1.0,
-    'num_train_timesteps': int(dit.LEVEL_SCALE),
-    'prediction_type': _PREDICTION_TYPE[config.denoising.prediction],
-    'solver_order': 2,
-    'solver_type': 'bh2',
-    'use_flow_sigmas': True,
   }
 
 

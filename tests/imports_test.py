@@ -17,7 +17,7 @@ LEVELS = (
   'models weights data'.split(),
   'objectives optimizer state checksums checkpoint replay'.split()
   + 'writers metrics certificate seal provenance'.split(),
-  'gpu experiment config corpus networks'.split(),
+  'gpu experiment config corpus published networks'.split(),
   'paint decoder windows spool generate reconstruct tasks prompting'.split()
   + 'figures suite prepare label sample problems train evaluate'.split()
   + 'calibrate bench showcase demo verify parity'.split(),

@@ -65,7 +65,7 @@ def randomise(model: torch.nn.Module, std: float = 1.0) -> torch.nn.Module:
       value.data = std * noise * inputs**-0.5
     else:
       value.data = 0.2 * noise
-  return model
+  return model.eval()
 
 
 def dit(**changes) -> torch.nn.Module:
@@ -92,10 +92,13 @@ def t5(**changes) -> torch.nn.Module:
 
 
 def pipeline(
-  path: pathlib.Path, transformer: torch.nn.Module, vae: torch.nn.Module,
-  words: torch.nn.Module, **options,
-) -> diffusers.WanPipeline:  # fmt: skip
-  """Writes a whole model, as it would be published."""
+  path: pathlib.Path,
+  transformer: torch.nn.Module,
+  vae: torch.nn.Module,
+  words: torch.nn.Module,
+  **facts,
+) -> diffusers.WanPipeline:
+  """Writes a whole model, as it would be published, and returns it."""
   made = diffusers.WanPipeline(
     tokenizer=transformers.ByT5Tokenizer(extra_ids=0),
     text_encoder=words,
@@ -104,6 +107,8 @@ def pipeline(
       prediction_type='flow_prediction', use_flow_sigmas=True, flow_shift=3.0
     ),
     transformer=transformer,
+    **facts,
   )
-  made.save_pretrained(path, **options)
+  made.save_pretrained(path)
+  made.set_progress_bar_config(disable=True)
   return made
