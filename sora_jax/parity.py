@@ -181,45 +181,50 @@ def _autoencoder(
   )
   last = lambda x: x.permute(0, 2, 3, 4, 1)
   theirs_mean = last(theirs.encode(first(video)).latent_dist.mode())
-  variables = {'params': params}
-  net = autoencoder.Autoencoder(config)
-  mean, _ = net.apply(variables, jnp.asarray(video), method='encode')
+  encode, decode = (_jit(config, params, way) for way in ('encode', 'decode'))
+  mean, _ = encode({}, video)[0]
   yield 'encode', (mean, theirs_mean)
   for cuts in ((1, 1 + 2 * time), (1 + time,)):
     parts = np.split(video, cuts, axis=1)
-    chunks = _streamed(net, variables, parts, 'encode')
+    means = [mean for mean, _ in _streamed(encode, parts)]
     words = ' + '.join(str(part.shape[1]) for part in parts)
-    yield (
-      f'encode {words} frames',
-      (
-        jnp.concatenate([mean for mean, _ in chunks], axis=1),
-        theirs_mean,
-      ),
-    )
+    yield f'encode {words} frames', (np.concatenate(means, 1), theirs_mean)
   z = rng.normal(size=mean.shape).astype(np.float32)
   theirs_video = last(theirs.decode(first(z)).sample)
-  pixels = net.apply(variables, jnp.asarray(z), method='decode')
-  yield 'decode', (jnp.clip(pixels, -1, 1), theirs_video)
+  pixels, _ = decode({}, z)
+  yield 'decode', (np.clip(pixels, -1, 1), theirs_video)
   for cuts in ((1, 2), (2, 3)):
     parts = np.split(z, cuts, axis=1)
-    chunks = jnp.concatenate(_streamed(net, variables, parts, 'decode'), axis=1)
+    pixels = np.concatenate(_streamed(decode, parts), axis=1)
     words = ' + '.join(str(part.shape[1]) for part in parts)
-    yield f'decode {words} latents', (jnp.clip(chunks, -1, 1), theirs_video)
+    yield f'decode {words} latents', (np.clip(pixels, -1, 1), theirs_video)
 
 
-def _streamed(
-  net: autoencoder.Autoencoder, variables: Any, parts: list, method: str
-) -> list[Any]:
-  """What comes of the chunks of a clip, one after the other."""
-  found, state = [], {}
-  for part in parts:
-    out, state = net.apply(
-      variables | state,
-      jnp.asarray(part),
+def _jit(
+  config: autoencoder.AutoencoderConfig, params: Params, method: str
+) -> Callable[[Any, np.ndarray], tuple[Any, Any]]:
+  """One direction of an autoencoder, `(state, chunk) -> (out, state)`."""
+
+  @jax.jit
+  def run(params, state, chunk):
+    return autoencoder.Autoencoder(config).apply(
+      {'params': params, **state},
+      chunk,
       not state,
       method=method,
       mutable=['stream'],
     )
+
+  return lambda state, chunk: run(params, state, chunk)
+
+
+def _streamed(
+  run: Callable[[Any, np.ndarray], tuple[Any, Any]], parts: list[np.ndarray]
+) -> list[Any]:
+  """What comes of the chunks of a clip, one after the other."""
+  found, state = [], {}
+  for part in parts:
+    out, state = run(state, part)
     found.append(out)
   return found
 
