@@ -124,7 +124,7 @@ def test_published_autoencoders_and_encoders_are_our_presets():
     (
       'autoencoder',
       autoencoder.AutoencoderConfig(
-        multiples=(1, 2), halve_time=(True,), blocks=1, patch=4,
+        multiples=(2, 2), halve_time=(True,), blocks=1, patch=4,
         decoder_width=8, shortcuts=True, channels=2,
         latent_mean=(0.1, 1 / 3), latent_std=(0.2, 2 / 3),
       ),
