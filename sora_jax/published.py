@@ -64,6 +64,12 @@ def sampling(
       f'{path} has two experts, of which one would be left out: they cannot '
       'be sampled yet'
     )
+  if model.configs['dit'].condition_channels:
+    raise ValueError(
+      f'{path}: its transformer sees an image beside the noise, in '
+      f'{model.configs["dit"].condition_channels} channels, which cannot be '
+      'sampled yet'
+    )
   config.denoising.prediction = PREDICTIONS[said['prediction_type']]
   sample = config.sample
   sample.sampler, sample.schedule, sample.shift = 'unipc', 'wan', float(shift)

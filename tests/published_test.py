@@ -17,6 +17,7 @@ from sora_jax import (
   samplers,
 )
 from sora_jax.data import tokenizer
+from sora_jax.models import dit
 from sora_jax.weights import directory
 
 SCHEDULER = {
@@ -94,10 +95,18 @@ def test_what_we_tell_others_is_what_we_read(prediction):
   config.denoising.prediction, config.sample.shift = prediction, 4.0
   said = published.scheduler(config)
   read = config_lib.Config()
-  model = directory.Model({}, {}, {}, scheduler=said)
+  parts = {'dit': config.model}
+  model = directory.Model(parts, {}, {}, scheduler=said)
   published.sampling(read, model, epath.Path('here'))
   assert read.denoising.prediction is prediction
   assert read.sample.shift == 4.0
+
+
+def test_an_image_beside_the_noise_is_refused():
+  parts = {'dit': dit.DiTConfig(condition_channels=20)}
+  model = directory.Model(parts, {}, {}, SCHEDULER)
+  with pytest.raises(ValueError, match='here: .* in 20 channels, which cannot'):
+    published.sampling(config_lib.Config(), model, epath.Path('here'))
 
 
 def test_levels_of_wan_are_shifted_thousandths():
