@@ -48,6 +48,9 @@ VERBS = {
       cli.DEFINE_size,
     ),
     cli.count('steps', 'solver steps'),
+    cli.Flag('schedule', 'NAME', 'of their levels: even or wan'),
+    cli.Flag('shift', 'FACTOR', 'of levels to noise', flags.DEFINE_float),
+    cli.Flag('negative', 'TEXT', 'prompt to move away from'),
     cli.Flag('guidance', 'SCALE', 'toward the prompt', flags.DEFINE_float),
     cli.Flag('guidance_rule', 'NAME', 'cfg or zero_star'),
     cli.Flag('guidance_low', 'LEVEL', 'guide above it', flags.DEFINE_float),
@@ -104,6 +107,11 @@ VERBS = {
     cli.count('steps', 'solver steps (4; of a cache, as the model says)'),
     cli.count('repeats', 'of one request (20)'),
     cli.switch('store', 'the curve of the cache in the model of --model'),
+  ),
+  'parity': cli.Verb(
+    'sora_jax.parity',
+    'Hold the networks of a model against diffusers and transformers.',
+    MODEL,
   ),
 }
 

@@ -72,7 +72,9 @@ def curve(
   mesh = generate.mesh_for(CLIPS, settings)
   layout = generate.blank(networks.config, settings.size)
   shared = generate.schedule(networks.config, settings, layout)
-  rows = generate.to_rows(requests, [layout] * CLIPS, networks.config)
+  rows = generate.to_rows(
+    requests, [layout] * CLIPS, networks, settings.negative
+  )
   known = np.broadcast_to(shared.plan.known, (CLIPS, *shared.plan.known.shape))
   rows = rows._replace(known=known)
   with sharding.use(mesh):

@@ -52,6 +52,8 @@ class SampleConfig:
   overlap: int = 2  # latents that a window goes on from
   sampler: str = 'euler'
   steps: int = 32
+  schedule: str = 'even'  # of samplers.SCHEDULES
+  shift: float = 0.0  # of its levels toward noise; 0: denoising.level says
   guidance: float = 3.0  # scale; 1 is off
   guidance_rule: str = 'cfg'  # of guidance.RULES
   guidance_low: float = 0.0  # levels above this are guided
@@ -62,6 +64,7 @@ class SampleConfig:
   # step, as `bench --what=cache` measures. See `stepcache`.
   cache: float = 0.0
   cache_curve: tuple[float, ...] = ()
+  negative: str = ''  # prompt to move away from
   text_slots: int = 96  # token ids that a prompt is padded to
   prompts: tuple[str, ...] = ()  # sampled while training
 

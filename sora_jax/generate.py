@@ -87,6 +87,7 @@ def check(config: config_lib.Config, settings: Settings) -> None:
     )
   for name, table in (
     ('sampler', samplers.SAMPLERS),
+    ('schedule', samplers.SCHEDULES),
     ('guidance_rule', guidance.RULES),
   ):
     if getattr(settings, name) not in table:
@@ -102,6 +103,8 @@ def check(config: config_lib.Config, settings: Settings) -> None:
     )
   if not np.isfinite(settings.guidance):
     raise ValueError(f'guidance={settings.guidance} must be a finite number')
+  if not 0 <= settings.shift < np.inf:
+    raise ValueError(f'shift={settings.shift} must be above 0, or 0 for none')
   stepcache.check(settings.cache, config.sample.cache_curve)
   for name in ('steps', 'micro_batch'):
     if getattr(settings, name) < 1:
@@ -228,7 +231,8 @@ def make_stream(
     filled = [requests[min(i, len(requests) - 1)] for i in fill]
     empty = blank(config, settings.size)
     canvases = [empty if r.canvas is None else r.canvas for r in filled]
-    rows, loop = to_rows(filled, canvases, config), canvases[0].loop
+    rows = to_rows(filled, canvases, networks, settings.negative)
+    loop = canvases[0].loop
     frames = len(canvases[0].start)
     most = frames if loop else window_latents
     _check_places(canvases[0], most, config.model.patch)
@@ -294,8 +298,9 @@ def schedule(
 ) -> paint.Shared:
   """What clips of one layout have in common, but for the weights."""
   plan = canvas_lib.to_tokens(layout, config.model.patch)
-  alpha = float(flow.shift_alpha(len(plan.start), config.denoising.level))
-  levels = samplers.levels_schedule(
+  by_tokens = flow.shift_alpha(len(plan.start), config.denoising.level)
+  alpha = settings.shift or float(by_tokens)
+  levels, times = samplers.SCHEDULES[settings.schedule](
     settings.steps, alpha, float(plan.start.max())
   )
   calls = None
@@ -304,7 +309,7 @@ def schedule(
     calls = stepcache.calls(
       visits, alpha, config.sample.cache_curve, settings.cache
     )
-  return paint.Shared(None, plan, levels, calls)
+  return paint.Shared(None, plan, levels, calls, times)
 
 
 def blank(config: config_lib.Config, size: batch.Size) -> canvas_lib.Canvas:
@@ -317,7 +322,8 @@ def blank(config: config_lib.Config, size: batch.Size) -> canvas_lib.Canvas:
 def to_rows(
   requests: list[Request],
   canvases: list[canvas_lib.Canvas],
-  config: config_lib.Config,
+  networks: Networks,
+  negative: str = '',
 ) -> paint.Rows:
   """Requests as arrays, but for what of their canvases is known.
 
@@ -333,8 +339,9 @@ def to_rows(
           f'{request.prompt!r} has a canvas of another {name} than the first '
           'one of its batch; sample them apart'
         )
+  slots, encode = networks.config.sample.text_slots, networks.tokenizer.encode
   texts = [
-    prompt_ids(request.prompt, config.sample.text_slots, layout.lines)
+    prompt_ids(request.prompt, slots, layout.lines, encode, negative)
     for request in requests
   ]
   return paint.Rows(
@@ -346,14 +353,20 @@ def to_rows(
 
 
 def prompt_ids(
-  prompt: str, slots: int, lines: int = 1
+  prompt: str,
+  slots: int,
+  lines: int = 1,
+  encode: Callable[[str, int], list[int]] = transforms.byte_ids,
+  negative: str = '',
 ) -> tuple[Int[np.ndarray, '2 L'], Int[np.ndarray, '2 L']]:
-  """A prompt, and an empty one, as padded token ids; and their lines, from 1.
+  """A prompt and a negative one as padded token ids; and their lines, from 1.
 
   Args:
     prompt: Its lines are captions of their own.
     slots: L / lines, the ids that a line may need.
     lines: How many there must be.
+    encode: A tokenizer's.
+    negative: Of one line, which every part is to move away from.
 
   Raises:
     ValueError: a line is empty or needs more than `slots` ids, or there are
@@ -369,10 +382,10 @@ def prompt_ids(
     raise ValueError('a prompt is empty; it must say what to show')
   ids = np.full((2, slots * lines), transforms.PAD, np.int32)
   segment = np.zeros_like(ids)
-  for row, captions in enumerate((parts, [''] * lines)):
+  for row, captions in enumerate((parts, [negative] * lines)):
     end = 0
     for line, caption in enumerate(captions):
-      words = transforms.byte_ids(caption, slots)
+      words = encode(caption, slots)
       ids[row, end : end + len(words)] = words
       segment[row, end : end + len(words)] = line + 1
       end += len(words)

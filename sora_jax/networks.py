@@ -15,7 +15,8 @@ import numpy as np
 from etils import epath
 from jaxtyping import Array, Key
 
-from sora_jax import checkpoint, config as config_lib, sharding
+from sora_jax import checkpoint, config as config_lib, published, sharding
+from sora_jax.data import tokenizer as tokenizer_lib
 from sora_jax.models import autoencoder, contrast, dit, text
 from sora_jax.weights import directory
 
@@ -39,6 +40,7 @@ class Networks(NamedTuple):
 
   config: config_lib.Config
   params: dict[str, Params]
+  tokenizer: tokenizer_lib.Tokenizer = tokenizer_lib.BYTES
 
 
 def read(path: epath.PathLike) -> Networks:
@@ -60,10 +62,16 @@ def read(path: epath.PathLike) -> Networks:
 
 def _read_model(path: epath.Path) -> Networks:
   model = directory.read(path)
-  values = dict(model.sampling)
-  for name, config in model.configs.items():
-    values[KINDS[name][0]] = config
-  return Networks(config_lib.from_dict(config_lib.Config, values), model.params)
+  config = config_lib.from_dict(config_lib.Config, model.sampling)
+  for name, part in model.configs.items():
+    setattr(config, KINDS[name][0], part)
+  if not model.sampling and 'dit' in model.params:
+    published.sampling(config, model, path)
+  tokenizer = tokenizer_lib.BYTES
+  if 'text' in model.params:
+    folder = path / directory.TOKENIZER
+    tokenizer = tokenizer_lib.from_files(model.tokenizer, folder)
+  return Networks(config, model.params, tokenizer)
 
 
 def _read_run(path: epath.Path) -> Networks:
@@ -136,11 +144,16 @@ def init_towers(config: config_lib.Config, key: Key[Array, '']) -> Params:
 
 def write(path: epath.PathLike, networks: Networks, dtype: str) -> None:
   """Writes a model directory with weights of one dtype."""
-  configs = {
-    name: config_lib.to_dict(getattr(networks.config, KINDS[name][0]))
-    for name in networks.params
-  }
-  model = directory.Model(configs, networks.params, sampling(networks.config))
+  config = networks.config
+  parts = {name: getattr(config, KINDS[name][0]) for name in networks.params}
+  told = 'text' in parts
+  model = directory.Model(
+    parts,
+    networks.params,
+    sampling(config),
+    scheduler=published.scheduler(config) if 'dit' in parts else {},
+    tokenizer=networks.tokenizer.files if told else {},
+  )
   directory.write(path, model, dtype)
 
 

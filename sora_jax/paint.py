@@ -38,6 +38,8 @@ class Settings(NamedTuple):
   size: batch.Size
   sampler: str
   steps: int
+  schedule: str
+  shift: float
   guidance: float
   guidance_rule: str
   guidance_low: float
@@ -46,6 +48,7 @@ class Settings(NamedTuple):
   window: int
   overlap: int
   cache: float
+  negative: str
 
 
 class Shared(NamedTuple):
@@ -55,6 +58,7 @@ class Shared(NamedTuple):
   plan: canvas_lib.CanvasTokens
   levels: Float[Array, ' E']
   calls: Bool[Array, ' V'] | None = None  # of the network; None: every one
+  times: Float[Array, ' E'] | None = None  # of `levels`, as the network is told
 
 
 class Rows(NamedTuple):
@@ -62,7 +66,7 @@ class Rows(NamedTuple):
 
   seed: Any  # uint32 [B]
   known: Any  # float32 [B, N, P]
-  text_ids: Any  # int32 [B, 2, L]: with the prompt, and without
+  text_ids: Any  # int32 [B, 2, L]: of the prompt, and of what to move away from
   text_segment: Any  # int32 [B, 2, L]: line of the prompt, from 1; 0: empty
 
 
@@ -187,15 +191,29 @@ def _predict(
     seen = pack
     if wrap:
       seen = pack._replace(position=_turned(pack.position, level, levels, wrap))
+    told = _told(level_rows, levels, shared.times)[:, plan.first]
     prediction = objectives.denoise(
-        config.model, params['dit'], x_rows, level_rows[:, plan.first], seen,
-        text,
-    )  # fmt: skip
+      config.model, params['dit'], x_rows, told, seen, text
+    )
     return flow.to_x0(
       prediction, x_rows, level_rows, config.denoising.prediction
     )
 
   return predict_fn
+
+
+def _told(
+  level: Float[Array, 'R N'],
+  levels: Float[Array, ' E'],
+  times: Float[Array, ' E'] | None,
+) -> Float[Array, 'R N']:
+  """What the network is told of levels: their times, where they have some."""
+  if times is None:
+    return level
+  levels, level_RN1 = levels[None, None], level[..., None]
+  place = jnp.sum(levels > level_RN1, axis=-1)
+  scheduled = jnp.any(levels == level_RN1, axis=-1)
+  return jnp.where(scheduled, jnp.take(times, place), level)
 
 
 def _velocity(

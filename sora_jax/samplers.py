@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from sora_jax import flow
@@ -264,6 +265,39 @@ def levels_schedule(
   first = flow.shift_levels(jnp.float32(start), 1 / alpha)
   levels = flow.shift_levels(first * jnp.linspace(1, 0, num_steps + 1), alpha)
   return levels.at[0].set(start)
+
+
+class Schedule(NamedTuple):
+  """The levels of a solver, and the times of which the network is told."""
+
+  levels: Float[Array, ' E']
+  times: Float[Array, ' E'] | None = None  # None: the levels themselves
+
+
+def even(num_steps: int, alpha: float = 1.0, start: float = 1.0) -> Schedule:
+  """As `levels_schedule`."""
+  return Schedule(levels_schedule(num_steps, alpha, start))
+
+
+def wan(num_steps: int, alpha: float = 1.0, start: float = 1.0) -> Schedule:
+  """The levels on which the published Wan models are sampled.
+
+  Even steps to 0.001, before the shift, of which the last is replaced by one to
+  0. No level is 1, whose logit is infinite, and the network is told of whole
+  thousandths, rounded down. In float64, as their borders are close.
+  Source: `UniPCMultistepScheduler` of diffusers 0.42 with flow sigmas.
+  """
+  levels_schedule(num_steps, alpha, start)  # refuses what cannot be
+  first = start / (alpha + (1 - alpha) * start)
+  grid = np.linspace(first, 1e-3, num_steps + 1)[:-1]
+  levels = alpha * grid / (1 + (alpha - 1) * grid)
+  levels[0] = min(levels[0], 1 - 1e-6)
+  levels = np.append(levels, 0.0)
+  times = np.floor(1e3 * levels) / 1e3
+  return Schedule(jnp.float32(levels), jnp.float32(times))
+
+
+SCHEDULES = {'even': even, 'wan': wan}
 
 
 class Walk(NamedTuple):

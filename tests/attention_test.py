@@ -93,3 +93,18 @@ def test_bfloat16_stays_close_over_many_keys(features):
   )
   assert low.dtype == jnp.bfloat16
   np.testing.assert_allclose(low.astype(jnp.float32), y, atol=0.03)
+
+
+def test_a_key_of_many_copies_is_that_many_keys():
+  """Also where a caption has no rows, and where a query listens to none."""
+  rng = np.random.default_rng(0)
+  draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+  q, k, v = draw(1, 4, 2, 6), draw(1, 5, 2, 6), draw(1, 5, 2, 6)
+  segment_q = jnp.array([[1, 2, 3, 0]])
+  segment_k = jnp.array([[1, 1, 1, 2, 0]])
+  copies = jnp.array([[4.0, 6.0, 7.0, 0.0]])
+  y = attention.attend(q, k, v, segment_q, segment_k, copies=copies)
+  for i, keys in enumerate([[0, 1, 2] + [4] * 4, [3] + [4] * 6, [4] * 7]):
+    alone = attention.attend(q[:, i : i + 1], k[:, keys], v[:, keys])
+    np.testing.assert_allclose(y[:, i], alone[:, 0], atol=1e-6)
+  np.testing.assert_array_equal(y[:, 3], 0.0)

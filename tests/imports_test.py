@@ -17,10 +17,10 @@ LEVELS = (
   'models weights data'.split(),
   'objectives optimizer state checksums checkpoint replay'.split()
   + 'writers metrics certificate seal provenance'.split(),
-  'gpu experiment config corpus networks'.split(),
+  'gpu experiment config corpus published networks'.split(),
   'paint decoder windows spool generate reconstruct tasks prompting'.split()
   + 'frechet plots figures suite prepare label sample problems train'.split()
-  + 'heldout evaluate calibrate bench showcase demo verify'.split(),
+  + 'heldout evaluate calibrate bench showcase demo verify parity'.split(),
   ['cli'],
 )
 APART = {'models': {'data'}, 'weights': {'data'}, 'data': {'models', 'weights'}}

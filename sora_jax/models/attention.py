@@ -18,6 +18,7 @@ def attend(
   *,
   scale: float | None = None,
   bias: Float[Array, '#B #A #N L'] | None = None,
+  copies: Float[Array, 'B N'] | None = None,
 ) -> Float[Array, 'B N A K']:
   """Softmax attention of N queries to the L keys of their own segment.
 
@@ -29,6 +30,8 @@ def attend(
     segment_k: segment of each key; both or neither are given.
     scale: factor of the scores, K^-1/2 by default.
     bias: added to the scaled scores.
+    copies: how often each query sees the last key, which is of no segment: so
+      many keys that are alike. With segments only.
 
   Returns:
     Weighted means of the values; zeros for a query that sees no key.
@@ -41,14 +44,17 @@ def attend(
   )
   if bias is not None:
     scores_BANL += bias
-  visible = None
+  times_BANL = None  # that a query sees each key
   if segment_q is not None and segment_k is not None:
     visible = visibility(segment_q, segment_k)[:, None]
-    scores_BANL = jnp.where(visible, scores_BANL, -1e30)
+    times_BANL = visible.astype(jnp.float32)
+    if copies is not None:
+      times_BANL = times_BANL.at[..., -1].set(copies[:, None])
+    scores_BANL = jnp.where(times_BANL > 0, scores_BANL, -1e30)
   highest = jax.lax.stop_gradient(scores_BANL.max(axis=-1, keepdims=True))
   weights_BANL = jnp.exp(scores_BANL - highest)
-  if visible is not None:
-    weights_BANL = jnp.where(visible, weights_BANL, 0.0)
+  if times_BANL is not None:
+    weights_BANL *= times_BANL
   total = weights_BANL.sum(axis=-1, keepdims=True)
   # Dividing after the product handles N x K numbers instead of N x L. The
   # `where` gives a query without keys 0 / 1 and a gradient of zero, not NaN.

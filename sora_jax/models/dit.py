@@ -43,6 +43,7 @@ class DiTConfig:
   channels: int = 16  # of the latent, which is also what comes out
   condition_channels: int = 0  # clean channels beside the noisy ones
   text_width: int = 128  # of the text features that come in
+  text_length: int = 0  # rows that captions are padded to with zeros; 0: none
   frequencies: int = 256  # features of the noise level's sinusoid
   qk_norm: bool = True  # RMSNorm of queries and keys, over all heads at once
   cross_norm: bool = True  # LayerNorm before the text attention
@@ -53,24 +54,19 @@ class DiTConfig:
 
 
 # DiT's sizes (arXiv:2212.09748, table 1) and the published Wan models.
+_WAN = dict(text_width=4096, text_length=512)
+_WAN_14B = dict(width=5120, depth=40, heads=40, mlp=13824, **_WAN)
 SIZES = {
   'S': dict(width=384, depth=12, heads=6, mlp=1536),
   'B': dict(width=768, depth=12, heads=12, mlp=3072),
   'L': dict(width=1024, depth=24, heads=16, mlp=4096),
   'XL': dict(width=1152, depth=28, heads=16, mlp=4608),
-  'wan-1.3b': dict(width=1536, depth=30, heads=12, mlp=8960, text_width=4096),
-  'wan-5b': dict(
-    width=3072, depth=30, heads=24, mlp=14336, text_width=4096, channels=48
-  ),
-  'wan-14b': dict(width=5120, depth=40, heads=40, mlp=13824, text_width=4096),
-  'wan-14b-i2v': dict(
-    width=5120,
-    depth=40,
-    heads=40,
-    mlp=13824,
-    text_width=4096,
-    condition_channels=20,  # mask of 4 and the image's latent of 16
-  ),
+  '1.3b': dict(width=1536, depth=30, heads=12, mlp=8960, **_WAN),
+  '5b': dict(width=3072, depth=30, heads=24, mlp=14336, channels=48, **_WAN),
+  '14b': _WAN_14B,
+  'a14b-t2v': _WAN_14B,  # each of two experts
+  # Beside the noisy latent, a mask of 4 and the image's latent of 16.
+  'a14b-i2v': _WAN_14B | dict(condition_channels=20),
 }
 
 
@@ -84,6 +80,8 @@ class Surroundings(NamedTuple):
   text: Float[Array, 'B L D']
   text_segment: Int[Array, 'B L']
   text_of: Int[Array, 'B N']
+  # Rows of zeros that follow a token's caption.
+  padding: Float[Array, 'B N'] | None = None
 
 
 class SpacetimeDiT(nn.Module):
@@ -136,6 +134,12 @@ class SpacetimeDiT(nn.Module):
       )
     embedding, modulation = TimeEmbedding(c, name='time')(level)
     membership = layers.one_hot(group, level.shape[1])
+    padding = None
+    if c.text_length:
+      padding = _padding(c.text_length, text_of, text_segment)
+      # Rows of zeros are all alike, so that one stands for them.
+      text = jnp.pad(text, ((0, 0), (0, 1), (0, 0)))
+      text_segment = jnp.pad(text_segment, ((0, 0), (0, 1)))
     surroundings = Surroundings(
       modulation=modulation,
       group=membership,
@@ -146,6 +150,7 @@ class SpacetimeDiT(nn.Module):
       )(text),
       text_segment=text_segment,
       text_of=text_of,
+      padding=padding,
     )
     x = layers.Linear(
       c.width, (None, 'embed'), dtype=c.dtype, name='patch_embedding'
@@ -154,6 +159,15 @@ class SpacetimeDiT(nn.Module):
       c, name='blocks'
     )(x, surroundings)
     return Head(c, name='head')(x, embedding, membership)
+
+
+def _padding(
+  length: int, text_of: Int[Array, 'B N'], text_segment: Int[Array, 'B L']
+) -> Float[Array, 'B N']:
+  """Rows of zeros that fill each token's caption up to `length`."""
+  rows = attention.visibility(text_of, text_segment).sum(axis=-1)
+  missing = jnp.maximum(length - rows, 0).astype(jnp.float32)
+  return jnp.where(text_of > 0, missing, 0.0)
 
 
 class TimeEmbedding(nn.Module):
@@ -214,7 +228,11 @@ class Block(nn.Module):
 
     h = layers.LayerNorm(c.eps, name='norm2')(x) if c.cross_norm else x
     h = Attention(c, out_init=nn.initializers.zeros, name='attn2')(
-      h, around.text, around.text_of, around.text_segment
+      h,
+      around.text,
+      around.text_of,
+      around.text_segment,
+      padding=around.padding,
     )
     x = layers.add(x, h)
 
@@ -228,7 +246,8 @@ class Attention(nn.Module):
   """Multi-head attention; queries and keys are normalised over all heads.
 
   With a `rotation`, the cosines and sines of `rope.rotations`, queries and
-  keys are turned by their positions.
+  keys are turned by their positions. With `padding`, the last row of the
+  context is seen that many times.
   """
 
   config: DiTConfig
@@ -242,6 +261,7 @@ class Attention(nn.Module):
     segment_q: Int[Array, 'B N'],
     segment_k: Int[Array, 'B L'],
     rotation: rope.Rotations | None = None,
+    padding: Float[Array, 'B N'] | None = None,
   ) -> Float[Array, 'B N D']:
     c = self.config
 
@@ -264,7 +284,12 @@ class Attention(nn.Module):
     if rotation is not None:
       q, k = rope.rotate(q, rotation), rope.rotate(k, rotation)
     y = attention.attend(
-      q.astype(c.dtype), k.astype(c.dtype), v, segment_q, segment_k
+      q.astype(c.dtype),
+      k.astype(c.dtype),
+      v,
+      segment_q,
+      segment_k,
+      copies=padding,
     )
     return layers.Linear(
       c.width,
@@ -320,8 +345,9 @@ def check(config: DiTConfig) -> None:
     )
   if len(config.patch) != 3 or min(config.patch) < 1:
     raise ValueError(f'{config.patch=} must be three positive numbers')
-  if config.condition_channels < 0:
-    raise ValueError(f'{config.condition_channels=} must be 0 or more')
+  for name in ('condition_channels', 'text_length'):
+    if getattr(config, name) < 0:
+      raise ValueError(f'{name}={getattr(config, name)} must be 0 or more')
   if config.frequencies < 2 or config.frequencies % 2:
     raise ValueError(f'{config.frequencies=} must be even and positive')
   layers.check_dtype(config.dtype)

@@ -1,44 +1,69 @@
-"""A model as a directory: one folder a network, in safetensors.
+"""A model as a directory, in the layout of diffusers.
 
-  model_index.json              which networks there are, and how to sample
-  transformer/                  config.json, diffusion_pytorch_model.safetensors
-  text_encoder/                 config.json, model.safetensors
-  vae/                          config.json, diffusion_pytorch_model.safetensors
+  model_index.json   which parts there are, by their classes
+  transformer/       config.json, diffusion_pytorch_model.safetensors
+  text_encoder/      config.json, model.safetensors
+  vae/               config.json, diffusion_pytorch_model.safetensors
+  tokenizer/         files of the library that made it
+  scheduler/         scheduler_config.json
+  sampling.json      how we sample; published models have none
 
-The folders and file names are those of diffusers; the tensors have the names
-of our own trees, with dots.
+A large network is several files and an index of them. What is read and written
+are the tensors and configs of diffusers and transformers: they open what we
+train, and we what they hold.
 """
 
+import functools
 import json
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
-import safetensors.numpy
 from etils import epath
-from flax import traverse_util
+from flax import linen as nn, traverse_util
+
+from sora_jax.models import autoencoder, dit, text
+from sora_jax.weights import configs, names, params as params_lib, tensors
 
 Params = Any
 
 INDEX = 'model_index.json'
-# Types of stored numbers, by their names in a safetensors file.
-DTYPES = {'F32': np.float32, 'F16': np.float16, 'BF16': jnp.bfloat16}
-STORED = ('float32', 'float16', 'bfloat16')  # the same by their own names
-# Name of a network in our trees -> its folder and file.
-PLACES = {
-  'dit': ('transformer', 'diffusion_pytorch_model.safetensors'),
-  'text': ('text_encoder', 'model.safetensors'),
-  'autoencoder': ('vae', 'diffusion_pytorch_model.safetensors'),
+SAMPLING = 'sampling.json'
+SCHEDULER = 'scheduler/scheduler_config.json'
+TOKENIZER = 'tokenizer'
+LARGEST_TOKENIZER = 100_000_000  # bytes of a file of it
+STORED = ('float32', 'float16', 'bfloat16')
+
+
+class Kind(NamedTuple):
+  """How a network is made, and where its files are."""
+
+  init: Callable[..., Params]
+  folder: str
+  stem: str  # of the names of its files
+  library: str
+
+
+KINDS = {
+  'dit': Kind(dit.init, 'transformer', 'diffusion_pytorch_model', 'diffusers'),
+  'text': Kind(text.init, 'text_encoder', 'model', 'transformers'),
+  'autoencoder': Kind(
+    autoencoder.init, 'vae', 'diffusion_pytorch_model', 'diffusers'
+  ),
 }
 
 
 class Model(NamedTuple):
   """Networks by name ('dit', 'text', 'autoencoder'), and how to sample."""
 
-  configs: dict[str, dict[str, Any]]
+  configs: dict[str, Any]  # DiTConfig, TextConfig, AutoencoderConfig
   params: dict[str, Params]
-  sampling: dict[str, Any]
+  sampling: dict[str, Any]  # empty where nothing says it in our words
+  scheduler: dict[str, Any] = {}
+  tokenizer: dict[str, bytes] = {}  # its files by name
+  index: dict[str, Any] = {}  # what else the index says
 
 
 def write(
@@ -60,16 +85,18 @@ def write(
   partial = directory.with_name(directory.name + '.part')
   if partial.exists():
     partial.rmtree()
-  for name, params in model.params.items():
-    folder, file = PLACES[name]
-    (partial / folder).mkdir(parents=True)
-    text = json.dumps(model.configs[name], indent=1) + '\n'
-    (partial / folder / 'config.json').write_text(text)
-    flat = traverse_util.flatten_dict(params, sep='.')
-    arrays = {k: _store(k, np.asarray(v), dtype) for k, v in flat.items()}
-    (partial / folder / file).write_bytes(safetensors.numpy.save(arrays))
-  index = {'networks': sorted(model.params), 'sampling': model.sampling}
-  (partial / INDEX).write_text(json.dumps(index, indent=1) + '\n')
+  for name in model.params:
+    write_network(partial, name, model.configs[name], model.params[name], dtype)
+  if model.tokenizer:
+    (partial / TOKENIZER).mkdir(parents=True)
+  for file, data in model.tokenizer.items():
+    (partial / TOKENIZER / file).write_bytes(data)
+  if model.scheduler:
+    (partial / SCHEDULER).parent.mkdir(parents=True)
+    _write_json(partial / SCHEDULER, model.scheduler)
+  if model.sampling:
+    _write_json(partial / SAMPLING, model.sampling)
+  _write_json(partial / INDEX, _index(model))
   old = directory.with_name(directory.name + '.old')
   if old.exists():
     old.rmtree()
@@ -80,13 +107,52 @@ def write(
     old.rmtree()
 
 
+def write_network(
+  directory: epath.PathLike,
+  name: str,
+  config: Any,
+  params: Params,
+  dtype: str,
+  largest: int = tensors.LARGEST_FILE,
+) -> None:
+  """Writes one network into its folder, in files of at most `largest` bytes."""
+  folder = epath.Path(directory) / KINDS[name].folder
+  folder.mkdir(parents=True)
+  _write_json(folder / 'config.json', configs.FORMS[name].write(config))
+  store = functools.partial(_store, dtype=dtype)
+  stored = params_lib.unload(params, places(name, config), store)
+  tensors.write(folder, KINDS[name].stem, stored, largest)
+
+
+def _index(model: Model) -> dict[str, Any]:
+  """The classes by which diffusers opens a model."""
+  index: dict[str, Any] = {
+    '_class_name': 'WanPipeline',
+    '_diffusers_version': configs.VERSION,
+  } | model.index
+  for name in model.params:
+    folder, library = KINDS[name].folder, KINDS[name].library
+    written = configs.FORMS[name].write(model.configs[name])
+    class_name = written.get('_class_name') or written['architectures'][0]
+    index[folder] = [library, class_name]
+  if model.tokenizer:
+    told = json.loads(model.tokenizer['tokenizer_config.json'])
+    index[TOKENIZER] = ['transformers', told['tokenizer_class']]
+  if model.scheduler:
+    index['scheduler'] = ['diffusers', model.scheduler['_class_name']]
+  return index
+
+
 def write_sampling(directory: epath.PathLike, sampling: dict[str, Any]) -> None:
   """Replaces how to sample, and nothing else, of a model that is there."""
-  path = epath.Path(directory) / INDEX
-  index = _read_json(path) | {'sampling': sampling}
-  partial = path.with_name(INDEX + '.part')
-  partial.write_text(json.dumps(index, indent=1) + '\n')
+  path = epath.Path(directory) / SAMPLING
+  partial = path.with_name(path.name + '.part')
+  _write_json(partial, sampling)
   partial.replace(path)
+
+
+def _write_json(path: epath.Path, values: dict[str, Any]) -> None:
+  path.write_text(json.dumps(values, indent=1) + '\n')
 
 
 def check_dtype(dtype: str) -> None:
@@ -104,7 +170,7 @@ def _store(name: str, values: np.ndarray, dtype: str) -> np.ndarray:
       f'weights: {name} has a value of {largest:.3g}, beyond the {most:.3g} of '
       f'{dtype}; store bfloat16 or float32'
     )
-  return np.asarray(jnp.asarray(values, dtype))
+  return np.asarray(values).astype(jnp.dtype(dtype))
 
 
 def is_model(directory: epath.PathLike) -> bool:
@@ -119,42 +185,107 @@ def read(directory: epath.PathLike) -> Model:
     ValueError: the directory is not a model, or a file of it is damaged.
   """
   directory = epath.Path(directory)
-  if not is_model(directory):
+  index = read_index(directory)
+  found = {name: read_config(directory, name) for name in _named(index)}
+  sampling, scheduler = directory / SAMPLING, directory / SCHEDULER
+  return Model(
+    configs=found,
+    params={
+      name: read_params(directory, name, config)
+      for name, config in found.items()
+    },
+    sampling=tensors.read_json(sampling) if sampling.exists() else {},
+    scheduler=tensors.read_json(scheduler) if scheduler.exists() else {},
+    tokenizer=_read_tokenizer(directory / TOKENIZER),
+    index={k: v for k, v in index.items() if not isinstance(v, list)},
+  )
+
+
+def read_index(directory: epath.PathLike) -> dict[str, Any]:
+  """What a model's index says.
+
+  Raises:
+    ValueError: there is none, or it has none of our networks.
+  """
+  path = epath.Path(directory) / INDEX
+  if not path.exists():
     raise ValueError(f'{directory} has no {INDEX}: it is not a model')
-  index = _read_json(directory / INDEX)
-  if not set(index.get('networks', ['?'])) <= set(PLACES):
+  index = tensors.read_json(path)
+  if not _named(index):
+    folders = ', '.join(kind.folder for kind in KINDS.values())
     raise ValueError(
-      f'{directory / INDEX} is of another kind: its "networks" must be '
-      f'some of {", ".join(PLACES)}'
+      f'{path} is of another kind: it must name one of {folders}'
     )
-  configs, params = {}, {}
-  for name in index['networks']:
-    folder, file = PLACES[name]
-    configs[name] = _read_json(directory / folder / 'config.json')
-    params[name] = _read_tensors(directory / folder / file)
-  return Model(configs, params, index.get('sampling', {}))
+  return index
 
 
-def _read_json(path: epath.Path) -> dict[str, Any]:
-  try:
-    return json.loads(path.read_text())
-  except (OSError, ValueError) as error:
-    raise ValueError(f'{path}: {error}') from error
+def _named(index: dict[str, Any]) -> list[str]:
+  """Networks that an index has a class for."""
+  has = lambda entry: isinstance(entry, list) and bool(entry and entry[-1])
+  return [n for n, kind in KINDS.items() if has(index.get(kind.folder))]
 
 
-def _read_tensors(path: epath.Path) -> Params:
-  # Not by safetensors.numpy.load, which writes bfloat16 but cannot read it.
-  try:
-    tensors = safetensors.deserialize(path.read_bytes())
-  except (OSError, safetensors.SafetensorError) as error:
-    raise ValueError(f'{path}: {error}') from error
-  flat = {}
-  for name, tensor in tensors:
-    if tensor['dtype'] not in DTYPES:
-      raise ValueError(
-        f'{path}: {name} is stored as {tensor["dtype"]}; what can be read '
-        f'is {", ".join(DTYPES)}'
-      )
-    stored = np.frombuffer(tensor['data'], DTYPES[tensor['dtype']])
-    flat[name] = stored.reshape(tensor['shape']).astype(np.float32)
-  return traverse_util.unflatten_dict(flat, sep='.')
+def read_config(directory: epath.PathLike, name: str) -> Any:
+  """The config of one network of a model."""
+  path = epath.Path(directory) / KINDS[name].folder / 'config.json'
+  return configs.FORMS[name].read(tensors.read_json(path), path)
+
+
+def read_params(
+  directory: epath.PathLike,
+  name: str,
+  config: Any,
+  shardings: Params | None = None,
+) -> Params:
+  """The parameters of one network of a model, float32.
+
+  Args:
+    directory: Of the model.
+    name: One of KINDS.
+    config: Its config.
+    shardings: Where parameters shall lie, a tree like theirs. Each device is
+      then handed its own part, and no more is read for it. By default they are
+      numpy arrays.
+
+  Raises:
+    ValueError: a tensor is missing, is one too many, has another shape or type
+      than the config says, or a file is damaged.
+  """
+  folder = epath.Path(directory) / KINDS[name].folder
+  found = tensors.find(folder, KINDS[name].stem)
+  original = name == 'dit' and names.ORIGINAL_SIGN in found
+  stored = params_lib.match(
+    found,
+    places(name, config, original),
+    _shapes(name, config),
+    folder,
+    ignored=(names.TIED,) if name == 'text' else (),
+  )
+  return params_lib.load(stored, shardings)
+
+
+def _shapes(name: str, config: Any) -> dict[str, tuple[int, ...]]:
+  """Shapes of a network's parameters, by path."""
+  init = functools.partial(KINDS[name].init, config)
+  tree = nn.meta.unbox(jax.eval_shape(init, jax.random.key(0)))
+  flat = traverse_util.flatten_dict(tree, sep='.')
+  return {path: tuple(leaf.shape) for path, leaf in flat.items()}
+
+
+def places(
+  name: str, config: Any, original: bool = False
+) -> dict[str, names.Place]:
+  """Where each parameter of a network lies in files."""
+  options = {'original': True} if original else {}
+  place = functools.partial(names.PLACE[name], config=config, **options)
+  return {path: place(path) for path in _shapes(name, config)}
+
+
+def _read_tokenizer(folder: epath.Path) -> dict[str, bytes]:
+  if not folder.exists():
+    return {}
+  paths = sorted(path for path in folder.iterdir() if path.is_file())
+  for path in paths:
+    if path.stat().length > LARGEST_TOKENIZER:
+      raise ValueError(f'{path}: too large to be of a tokenizer')
+  return {path.name: path.read_bytes() for path in paths}

@@ -1,0 +1,81 @@
+"""How published models are sampled, to and from the words of diffusers."""
+
+from typing import Any
+
+from etils import epath
+
+from sora_jax import config as config_lib, flow
+from sora_jax.models import dit
+from sora_jax.weights import configs, directory
+
+CLASS = 'UniPCMultistepScheduler'
+# What its networks predict.
+PREDICTIONS = {
+  'flow_prediction': flow.Prediction.VELOCITY,
+  'sample': flow.Prediction.X0,
+  'epsilon': flow.Prediction.NOISE,
+}
+
+
+def scheduler(config: config_lib.Config) -> dict[str, Any]:
+  """What diffusers is told of how to sample one of our models."""
+  words = {prediction: word for word, prediction in PREDICTIONS.items()}
+  return {
+    '_class_name': CLASS,
+    '_diffusers_version': configs.VERSION,
+    'flow_shift': config.sample.shift or 1.0,
+    'num_train_timesteps': int(dit.LEVEL_SCALE),
+    'prediction_type': words[config.denoising.prediction],
+    'solver_order': 2,
+    'solver_type': 'bh2',
+    'use_flow_sigmas': True,
+  }
+
+
+def sampling(
+  config: config_lib.Config, model: directory.Model, path: epath.Path
+) -> None:
+  """Sets how a published model is sampled, by its files, in a config.
+
+  Files say of the solver, its shift and the prediction. Sizes, frame rates and
+  scales are in none: they are those of the code that Wan was published with.
+
+  Raises:
+    ValueError: the model is sampled in a way that is not ours.
+  """
+  where, said = path / directory.SCHEDULER, model.scheduler
+  accepted = {
+    '_class_name': (CLASS,),
+    'prediction_type': tuple(PREDICTIONS),
+    'use_flow_sigmas': (True,),
+    'solver_order': (2,),
+    'num_train_timesteps': (int(dit.LEVEL_SCALE),),
+  }
+  defaults = {'solver_order': 2, 'num_train_timesteps': 1000}
+  for key, values in accepted.items():
+    if said.get(key, defaults.get(key)) not in values:
+      words = ' or '.join(repr(value) for value in values)
+      raise ValueError(f'{where}: {key}={said.get(key)!r} must be {words}')
+  shift = said.get('flow_shift', 1.0)
+  if type(shift) not in (int, float) or not 0 < shift < 1000:
+    raise ValueError(f'{where}: flow_shift={shift!r} must be above 0')
+  if model.index.get('boundary_ratio') is not None:
+    raise ValueError(
+      f'{path} has two experts, of which one would be left out: they cannot '
+      'be sampled yet'
+    )
+  if model.configs['dit'].condition_channels:
+    raise ValueError(
+      f'{path}: its transformer sees an image beside the noise, in '
+      f'{model.configs["dit"].condition_channels} channels, which cannot be '
+      'sampled yet'
+    )
+  config.denoising.prediction = PREDICTIONS[said['prediction_type']]
+  sample = config.sample
+  sample.sampler, sample.schedule, sample.shift = 'unipc', 'wan', float(shift)
+  sample.steps, sample.guidance = 50, 5.0
+  sample.size, sample.fps, sample.window = '832x480x81', 16.0, 81
+  if config.autoencoder.space == 16:  # as in TI2V-5B
+    sample.size, sample.fps, sample.window = '1280x704x121', 24.0, 121
+  sample.micro_batch = 1
+  sample.text_slots = configs.WAN_TEXT_LENGTH
