@@ -18,6 +18,16 @@ pieces start streams anew, and 2 hours 40 of training on two CPU cores.
 
   python launch.py train --config=experiments/text_to_video.py:balls_tasks \
       --config.init_from=runs/balls_cooled/model --workdir=runs/balls_tasks
+
+`balls_joins`, and on the same latents `balls_joins_more`, go on from that with
+clips that lead from one into another: 12 minutes of preparation and 40 of
+training on two CPU cores.
+
+  python launch.py train --config=experiments/text_to_video.py:balls_joins \
+      --config.init_from=runs/balls_tasks/model --workdir=runs/balls_joins
+  python launch.py train --config=experiments/text_to_video.py:balls_joins_more \
+      --config.init_from=runs/balls_joins/model \
+      --config.data.latents=runs/balls_joins/latents --workdir=runs/balls_more
 """
 
 from sora_jax import config as config_lib, networks, objectives

@@ -104,13 +104,13 @@ def _retrain(out: epath.Path) -> epath.Path:
   decoder.init_from = text.autoencoder_from
   train.train(decoder, out / 'decoder')
   made = out / 'text' / 'model'
-  for variant in ('balls', 'balls_cooled', 'balls_tasks', 'balls_joins'):
+  for variant in ('balls', 'balls_cooled', 'balls_tasks'):
     diffusion = experiment.load(f'{EXPERIMENTS}/text_to_video.py:{variant}')
     diffusion.init_from = str(made)
     if variant in ('balls', 'balls_cooled'):
       diffusion.autoencoder_from = text.autoencoder_from
       diffusion.data.latents = str(out / 'text' / 'latents')
-    else:  # their pieces need streams of their own
+    else:  # its pieces need streams of their own
       diffusion.autoencoder_from = str(out / 'decoder' / 'model')
     train.train(diffusion, out / variant)
     made = out / variant / 'model'
