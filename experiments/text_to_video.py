@@ -19,13 +19,13 @@ pieces start streams anew, and 2 hours 40 of training on two CPU cores.
   python launch.py train --config=experiments/text_to_video.py:balls_tasks \
       --config.init_from=runs/balls_cooled/model --workdir=runs/balls_tasks
 
-`balls_joins`, and on the same latents `balls_joins_more`, go on from that with
+`balls_joins`, and on the same latents `balls_more`, go on from that with
 clips that lead from one into another: 12 minutes of preparation and 40 of
 training on two CPU cores.
 
   python launch.py train --config=experiments/text_to_video.py:balls_joins \
       --config.init_from=runs/balls_tasks/model --workdir=runs/balls_joins
-  python launch.py train --config=experiments/text_to_video.py:balls_joins_more \
+  python launch.py train --config=experiments/text_to_video.py:balls_more \
       --config.init_from=runs/balls_joins/model \
       --config.data.latents=runs/balls_joins/latents --workdir=runs/balls_more
 """
@@ -125,7 +125,7 @@ def balls_joins(seed: int = 3, both: float = 0.3) -> config_lib.Config:
   return config
 
 
-def balls_joins_more() -> config_lib.Config:
+def balls_more() -> config_lib.Config:
   config = balls_joins(seed=4, both=0.2)
   config.run.steps = 1800
   return config
@@ -136,7 +136,7 @@ VARIANTS = {
   'balls_cooled': balls_cooled,
   'balls_tasks': balls_tasks,
   'balls_joins': balls_joins,
-  'balls_joins_more': balls_joins_more,
+  'balls_more': balls_more,
 }
 
 
