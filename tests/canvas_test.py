@@ -124,7 +124,10 @@ def test_what_cannot_be_sampled_is_refused_by_name(name, message):
 @pytest.mark.parametrize(
   ('build', 'message'),
   [
-    (lambda: canvas.keyframes({0: latent(2)}, 2), 'frames=2 must exceed'),
+    (
+      lambda: canvas.keyframes({0: latent(2)}, 2),
+      'all of the 2 latent frames are known',
+    ),
     (lambda: canvas.keyframes({}, 2), 'no piece is known'),
     (lambda: canvas.keyframes({3: latent(2)}, 4), 'at 3 ends at 5, outside'),
     (lambda: canvas.keyframes({0: latent(2), 1: latent(1)}, 4), 'at 1 overlap'),

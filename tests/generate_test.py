@@ -26,6 +26,8 @@ SETTINGS = generate.Settings(
   size=batch.Size(32, 32, 5),
   sampler='euler',
   steps=2,
+  schedule='even',
+  shift=0.0,
   guidance=2.0,
   guidance_rule='cfg',
   guidance_low=0.0,
@@ -34,6 +36,7 @@ SETTINGS = generate.Settings(
   window=33,
   overlap=2,
   cache=0.0,
+  negative='',
 )
 REQUESTS = [
   generate.Request(f'a ball of kind {i}', 100 + i % 5) for i in range(8)

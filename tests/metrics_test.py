@@ -153,6 +153,6 @@ def test_the_table_lines_up_under_its_header():
   tally = metrics.Tally(3, 1.0, 0.5, 0.25, 0.0, 1.23456)
   row = str(tally)
   assert len(row) == len(metrics.TALLY_HEADER)
-  assert tally.intervals().startswith('44-100 %  12-88 %')
+  assert tally.intervals().startswith('44-100 %  13-87 %')
   values = row.replace('%', '').split()
   assert values == ['100.0', '50.0', '25.0', '0.0', '1.235']

@@ -22,8 +22,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from flax import linen as nn, traverse_util
+from flax import traverse_util
 
+from sora_jax import sharding
 from sora_jax.models import autoencoder, dit, text
 from sora_jax.weights import configs, names, params as params_lib, tensors
 
@@ -267,7 +268,7 @@ def read_params(
 def _shapes(name: str, config: Any) -> dict[str, tuple[int, ...]]:
   """Shapes of a network's parameters, by path."""
   init = functools.partial(KINDS[name].init, config)
-  tree = nn.meta.unbox(jax.eval_shape(init, jax.random.key(0)))
+  tree = sharding.unbox(jax.eval_shape(init, jax.random.key(0)))
   flat = traverse_util.flatten_dict(tree, sep='.')
   return {path: tuple(leaf.shape) for path, leaf in flat.items()}
 
