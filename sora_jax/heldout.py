@@ -91,14 +91,15 @@ def _packs(
   place: epath.Path,
 ) -> tuple[pipeline.PackBatches, int]:
   """Batches of one clip a row and no piece known, and how many there are."""
-  config = dataclasses.replace(networks.config, data=data)
+  config = networks.config
   size = batch.parse_size(data.sizes[0])
-  data.caption_dropout = 0.0
-  data.limits = plan.Limits(
+  limits = plan.Limits(
     rows=ROWS,
     tokens=math.prod(prepare.token_grid(size, config, None)),
     text=config.sample.text_slots,
   )
+  data = dataclasses.replace(data, caption_dropout=0.0, limits=limits)
+  config = dataclasses.replace(config, data=data)
   frozen = {'autoencoder': networks.params['autoencoder']}
   prepare.prepare(config, frozen, corpus.open_corpus(data, place.parent), place)
   source = latents.LatentSource(place)

@@ -42,6 +42,24 @@ def test_place_heading_and_camera_have_no_jump(made):
     np.testing.assert_allclose(truth.before.heading, truth.after.heading)
 
 
+def test_the_way_has_the_paces_of_both_scenes(made):
+  """Its first and last step, against half a second difference of a cubic."""
+  for _, truth in made:
+    span = slice(truth.leaves, truth.meets + 1)
+    across = truth.before.position[span, 0, ::2]
+    if len(across) < 5:
+      continue
+    third = np.diff(across, 3, axis=0)[0]
+    for knots, sign, pace in (
+      (across, 1, truth.before.velocity[truth.leaves, 0, ::2]),
+      (across[::-1], -1, truth.after.velocity[truth.meets, 0, ::2]),
+    ):
+      second = np.diff(knots, 2, axis=0)[0]
+      # Newton's forward differences at the first knot.
+      slope = knots[1] - knots[0] - second / 2 + sign * third / 3
+      np.testing.assert_allclose(sign * slope * scenes.FPS, pace, atol=1e-6)
+
+
 def test_the_second_actor_comes_up_where_the_first_one_is(made):
   for _, truth in made:
     apart = truth.before.position[:, 0] - truth.after.position[:, 0]

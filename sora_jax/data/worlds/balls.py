@@ -27,7 +27,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from sora_jax import batch
-from sora_jax.data.worlds import captions
+from sora_jax.data.worlds import captions, seeds
 
 LAWS = ('uniform', 'parabola', 'collision', 'bounce')
 SPLITS = ('train', 'test', 'outside')
@@ -143,35 +143,17 @@ class _Plan(NamedTuple):
   place: Float[np.ndarray, ' 3']  # in [0, 1): across, up, time within it
 
 
-def _pick(rng: np.random.Generator, items):
-  return items[int(rng.integers(len(items)))]
-
-
-def generator(seed: int, index: int, split: str) -> np.random.Generator:
-  """What everything random of a clip is drawn from.
-
-  Raises:
-    ValueError: unknown split, or a negative seed or index.
-  """
-  if split not in SPLITS:
-    raise ValueError(f'{split=} is not one of {", ".join(SPLITS)}')
-  if seed < 0 or index < 0:
-    raise ValueError(f'{seed=} and {index=} must be 0 or more')
-  key = np.random.SeedSequence([seed, SPLITS.index(split), index])
-  return np.random.Generator(np.random.Philox(key))
-
-
 def _plan(seed: int, index: int, split: str) -> _Plan:
   """Draws everything random of a clip, the same for every size."""
-  rng = generator(seed, index, split)
-  law = _pick(rng, LAWS)
-  balls = [_pick(rng, [c for c in COMBINATIONS[split] if c.law == law])]
+  rng = seeds.generator(seed, index, split, SPLITS)
+  law = seeds.pick(rng, LAWS)
+  balls = [seeds.pick(rng, [c for c in COMBINATIONS[split] if c.law == law])]
   if law == 'collision':
     # The second ball too is one of its split, or else a combination held out
     # of training would be seen there as the second-named ball.
     partners = COMBINATIONS['train' if split == 'test' else split]
     balls.append(
-      _pick(
+      seeds.pick(
         rng,
         [
           c
@@ -188,7 +170,7 @@ def _plan(seed: int, index: int, split: str) -> _Plan:
     balls=balls,
     radius=np.array([rng.uniform(*radii[c.size]) for c in balls]),
     speed=np.array([
-      rng.uniform(*_pick(rng, SPEED_RANGES[domain])) for _ in balls
+      rng.uniform(*seeds.pick(rng, SPEED_RANGES[domain])) for _ in balls
     ]),
     worded=[bool(rng.random() < 0.5) for _ in balls],
     sentence=rng.random(),

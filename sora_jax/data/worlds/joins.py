@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from sora_jax import batch
-from sora_jax.data.worlds import balls, captions
+from sora_jax.data.worlds import balls, captions, seeds, ways
 
 SPLITS = balls.SPLITS
 LAWS = ('uniform', 'parabola', 'bounce')  # of one ball
@@ -43,7 +43,7 @@ def simulate(
   Raises:
     ValueError: unknown split, or a negative seed or index.
   """
-  rng = balls.generator(seed, index, split)
+  rng = seeds.generator(seed, index, split, SPLITS)
   caption, one = _single(rng, seed, size, split)
   if size.frames == 1:
     return caption, Truth(*_seen(one), leaves=0, meets=0)
@@ -93,18 +93,19 @@ def _way(
   before: balls.Truth, after: balls.Truth, steps: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Place, radius and ink of the ball at the frames between two clips."""
-  part = (np.arange(1, steps) / steps)[:, None]
-  turned = part**2 * (3 - 2 * part)  # how much it is the other ball, smoothly
-  bend = (
-    part * (1 - part) ** 2 * before.velocity[-1, 0]
-    - part**2 * (1 - part) * after.velocity[0, 0]
+  part = np.arange(1, steps) / steps
+  place = ways.hermite(
+    (before.position[-1, 0], after.position[0, 0]),
+    (before.velocity[-1, 0], after.velocity[0, 0]),
+    steps / balls.FPS,
+    part,
   )
-  place, radius, ink = (
+  turned = ways.smooth(part)[:, None]  # how much it is the other ball
+  radius, ink = (
     (1 - turned) * a[-1] + turned * b[0]
-    for a, b in zip(_seen(before), _seen(after), strict=True)
+    for a, b in zip(_seen(before)[1:], _seen(after)[1:], strict=True)
   )
-  # The cubic of Hermite: at its ends it has the clips' places and velocities.
-  return place + steps / balls.FPS * bend, radius[:, 0], ink
+  return place, radius[:, 0], ink
 
 
 def clip(

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sora_jax.data.worlds import seeds
+
 # sRGB, 0 to 255.
 COLOURS = {
   'red': (214, 28, 30),
@@ -187,17 +189,13 @@ def _who(said: Attributes) -> str:
   return f'{number} {said.colour} {noun}'
 
 
-def _pick(rng: np.random.Generator, items):
-  return items[int(rng.integers(len(items)))]
-
-
 def _does(said: Attributes, rng: np.random.Generator) -> str:
-  verb = _pick(rng, verbs(said.event, said.object))[said.count > 1]
+  verb = seeds.pick(rng, verbs(said.event, said.object))[said.count > 1]
   ways = (f' {said.way}', f' to the {said.way}')
   if said.event == 'collide':
     verb += ' ' + _who(said._replace(colour=said.second))
     ways = ways[:1]  # two balls take room enough
-  return verb + _pick(rng, ways) if said.way else verb
+  return verb + seeds.pick(rng, ways) if said.way else verb
 
 
 def write(said: Attributes, rng: np.random.Generator, image: bool) -> str:
@@ -222,13 +220,13 @@ def write(said: Attributes, rng: np.random.Generator, image: bool) -> str:
     kinds = [
       s for s in kinds if 'it shows' not in s and s not in PRODUCT
     ] or SHORT
-  sentence = _pick(rng, [s for s in kinds if _fields(s) <= known])
+  sentence = seeds.pick(rng, [s for s in kinds if _fields(s) <= known])
   words = {'who': _who(said)}
   if not image:
     words['does'] = _does(said, rng)
   for field, table in PHRASES.items():
     if value := getattr(said, field):
-      words[field] = _pick(rng, table[value])
+      words[field] = seeds.pick(rng, table[value])
   return sentence.format(**words)
 
 

@@ -22,7 +22,9 @@ from sora_jax.data.worlds import (
   scene_captions,
   scene_plans,
   scenes,
+  seeds,
   staging,
+  ways,
 )
 
 SPLITS = scenes.SPLITS
@@ -62,11 +64,6 @@ def _single(
       return plan
 
 
-def _smooth(part: np.ndarray) -> np.ndarray:
-  """From 0 to 1 without a jump in pace at either end."""
-  return part * part * (3 - 2 * part)
-
-
 def _middle(part: _Part) -> Float[np.ndarray, '3']:
   """From an actor's origin to its middle, where the other one comes up."""
   return np.array([0.0, scene_plans.MIDDLES[part.plan.said.object], 0.0])
@@ -75,20 +72,16 @@ def _middle(part: _Part) -> Float[np.ndarray, '3']:
 def _way(
   one: _Part, two: _Part, leaves: int, meets: int
 ) -> Float[np.ndarray, 'T 3']:
-  """The middle of the actor, on a cubic between two frames.
-
-  The cubic of Hermite has the places and velocities of both at its ends.
-  """
+  """The middle of the actor, on a cubic between two frames."""
   frames = np.arange(len(one.path.time))
-  part = np.clip((frames - leaves) / (meets - leaves), 0, 1)[:, None]
   start = one.path.position + _middle(one)
   end = two.path.position + _middle(two)
-  bend = (
-    part * (1 - part) ** 2 * one.path.velocity[leaves]
-    - part**2 * (1 - part) * two.path.velocity[meets]
+  place = ways.hermite(
+    (start[leaves], end[meets]),
+    (one.path.velocity[leaves], two.path.velocity[meets]),
+    (meets - leaves) / FPS,
+    np.clip((frames - leaves) / (meets - leaves), 0, 1),
   )
-  place = start[leaves] + _smooth(part) * (end[meets] - start[leaves])
-  place = place + (meets - leaves) / FPS * bend
   place = np.where((frames <= leaves)[:, None], start, place)
   return np.where((frames >= meets)[:, None], end, place)
 
@@ -106,7 +99,7 @@ def _joined(
 ) -> tuple[_Part, _Part, Float[np.ndarray, ' T']]:
   """Two scenes with a common way and camera, and how much each frame is two."""
   frames = np.arange(len(one.path.time))
-  share = _smooth(np.clip((frames - leaves) / (meets - leaves), 0, 1))
+  share = ways.smooth(np.clip((frames - leaves) / (meets - leaves), 0, 1))
   place = _way(one, two, leaves, meets)
   start, end = one.path, two.path
   # The shorter way round.
@@ -150,7 +143,7 @@ class _Joint(NamedTuple):
 
 def _joint(seed: int, index: int, size: batch.Size, split: str) -> _Joint:
   """Both scenes on their common way."""
-  rng = scene_plans.generator(seed, index, split)
+  rng = seeds.generator(seed, index, split, SPLITS)
   plan = _single(rng, seed, split, None)
   length, way = size.frames - 1, rng.uniform(*WAY)
   leaves = round(length * rng.uniform(LEFT, 1 - way - LEFT))

@@ -15,6 +15,7 @@ from sora_jax.data.worlds import (
   motion,
   places,
   scene_captions,
+  seeds,
 )
 
 SPLITS = ('train', 'test')
@@ -152,39 +153,21 @@ PLACES_OF = {
 FARTHER = {1: 1.0, 2: 1.3, 3: 1.7}  # so that all of them are seen
 
 
-def generator(seed: int, index: int, split: str) -> np.random.Generator:
-  """What everything random of a clip is drawn from.
-
-  Raises:
-    ValueError: unknown split, or a negative seed or index.
-  """
-  if split not in SPLITS:
-    raise ValueError(f'{split=} is not one of {", ".join(SPLITS)}')
-  if seed < 0 or index < 0:
-    raise ValueError(f'{seed=} and {index=} must be 0 or more')
-  key = np.random.SeedSequence([seed, SPLITS.index(split), index])
-  return np.random.Generator(np.random.Philox(key))
-
-
-def _pick(rng: np.random.Generator, items):
-  return items[int(rng.integers(len(items)))]
-
-
 def _attributes(
   rng: np.random.Generator, split: str
 ) -> scene_captions.Attributes:
   """Draws what a scene is of."""
-  name = _pick(rng, tuple(EVENTS))
-  event = _pick(rng, tuple(EVENTS[name]))
-  place = _pick(rng, EVENTS[name][event])
-  colour = _pick(rng, COMBINATIONS[split][name, event, place])
+  name = seeds.pick(rng, tuple(EVENTS))
+  event = seeds.pick(rng, tuple(EVENTS[name]))
+  place = seeds.pick(rng, EVENTS[name][event])
+  colour = seeds.pick(rng, COMBINATIONS[split][name, event, place])
   # The second ball is of a combination that is trained, in every split.
   others = [c for c in COMBINATIONS['train'][name, event, place] if c != colour]
-  second = _pick(rng, others)
-  count = _pick(rng, (1, 1, 1, 1, 1, 2, 2, 3))
-  way = _pick(rng, tuple(scene_captions.WAYS))
-  hour = _pick(rng, ('day', 'day', 'dusk', 'night'))
-  weather = _pick(rng, ('clear', 'clear', 'clear', 'rain', 'fog'))
+  second = seeds.pick(rng, others)
+  count = seeds.pick(rng, (1, 1, 1, 1, 1, 2, 2, 3))
+  way = seeds.pick(rng, tuple(scene_captions.WAYS))
+  hour = seeds.pick(rng, ('day', 'day', 'dusk', 'night'))
+  weather = seeds.pick(rng, ('clear', 'clear', 'clear', 'rain', 'fog'))
   alike = place in places.ALIKE
   return scene_captions.Attributes(
     object=name,
@@ -195,7 +178,7 @@ def _attributes(
     place=place,
     hour='' if alike else hour,
     weather='' if alike else weather,
-    camera=_pick(rng, scene_captions.CAMERAS),
+    camera=seeds.pick(rng, scene_captions.CAMERAS),
     second=second if event == 'collide' else '',
   )
 
@@ -219,7 +202,7 @@ def _motion(
 ) -> list[motion.Draw]:
   """Draws how each actor moves, its way as the camera sees it."""
   heading = azimuth + rng.uniform(-0.45, 0.45)
-  way = said.way or _pick(rng, tuple(scene_captions.WAYS))
+  way = said.way or seeds.pick(rng, tuple(scene_captions.WAYS))
   heading += 0 if way == 'right' else np.pi
   speed = rng.uniform(*SPEEDS.get(said.event, (0, 0)))
   if said.camera in ('orbit', 'dolly'):
@@ -282,7 +265,7 @@ def plan(
   Raises:
     ValueError: unknown split, or a negative seed or index.
   """
-  rng = generator(seed, index, split)
+  rng = seeds.generator(seed, index, split, SPLITS)
   said = _attributes(rng, split)
   drawn = rng.uniform(0, 2 * np.pi)
   azimuth = drawn if azimuth is None else azimuth
