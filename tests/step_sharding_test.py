@@ -62,7 +62,12 @@ def alone(problem):
   return run(problem, mesh)
 
 
-@pytest.mark.parametrize('sizes', MESHES, ids=str)
+# The mesh of both kinds is in the default suite; each takes 20 s.
+ALONE = [pytest.param(m, marks=pytest.mark.slow) for m in MESHES if len(m) < 2]
+BOTH = [mesh for mesh in MESHES if len(mesh) == 2]
+
+
+@pytest.mark.parametrize('sizes', BOTH + ALONE, ids=str)
 def test_eight_devices_take_the_steps_of_one(problem, alone, sizes):
   mesh = sharding.make_mesh(sharding.MeshConfig(**sizes))
   first, state, history = run(problem, mesh)
