@@ -37,6 +37,7 @@ def no_processes(monkeypatch):
   )
 
 
+@pytest.mark.slow
 def test_every_way_is_told_to_have_equal_bits(model, no_processes, capsys):
   bench.main(None, flags(model))
   lines = capsys.readouterr().out.splitlines()[2:]

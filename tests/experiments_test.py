@@ -125,6 +125,7 @@ def test_every_experiment_is_in_the_table():
     assert f'`{path.name}' in table, f'{path.name} has no row'
 
 
+@pytest.mark.slow
 def test_the_smallest_experiments_train_and_what_they_leave_samples(
   tmp_path, one_device, monkeypatch
 ):
