@@ -106,12 +106,28 @@ def clips_long() -> config_lib.Config:
   return config
 
 
+def release() -> config_lib.Config:
+  config = balls()
+  config.autoencoder.channels = 16
+  config.autoencoder.encoder_width = 24
+  config.autoencoder.decoder_width = 32
+  config.data.world = 'scenes+balls+scenes+scene_joins'
+  config.data.sizes = ('128x128x33', '64x64x33', '192x112x33', '128x128x33')
+  config.data.crops = ('128x128x33', '64x64x33')
+  config.data.workers = 15
+  config.reconstruction.squared = 10.0
+  config.optim.learning_rate = 1.5e-3
+  config.optim.ema_decay = 0.998
+  return config
+
+
 VARIANTS = {
   'balls': balls,
   'balls_long': balls_long,
   'balls_decoder': balls_decoder,
   'clips': clips,
   'clips_long': clips_long,
+  'release': release,
 }
 
 

@@ -36,7 +36,17 @@ def balls() -> config_lib.Config:
   return config
 
 
-VARIANTS = {'balls': balls}
+def release() -> config_lib.Config:
+  config = balls()
+  config.model.channels = 16
+  limits = config.data.limits
+  limits.rows, limits.tokens, limits.text, limits.clips = 256, 576, 320, 4
+  config.data.workers = 15
+  config.optim.ema_decay = 0.98
+  return config
+
+
+VARIANTS = {'balls': balls, 'release': release}
 
 
 def get_config(name: str = 'balls') -> config_lib.Config:

@@ -131,12 +131,60 @@ def balls_more() -> config_lib.Config:
   return config
 
 
+def release() -> config_lib.Config:
+  config = balls()
+  config.model.width = 256
+  config.model.heads = 4
+  config.model.mlp = 1024
+  config.model.channels = 16
+  config.model.scan = False
+  config.model.remat = False
+  # Each world has the sizes of its places, as 8 divides 16.
+  config.data.world = (
+    'scenes+balls+scenes+scene_joins+scenes+joins+scenes+balls'
+  )
+  config.data.sizes = (
+    *('128x128x17', '64x64x33', '128x128x33', '128x128x33'),
+    *('192x112x17', '64x64x33', '128x128x17', '64x64x33'),
+    *('112x192x17', '80x48x33', '128x128x33', '128x128x33'),
+    *('128x128x1', '64x64x33', '128x128x33', '48x80x33'),
+  )
+  config.data.clips = 24576
+  limits = config.data.limits
+  limits.rows, limits.tokens, limits.text, limits.clips = 64, 576, 320, 4
+  limits.groups = 36
+  config.data.shares = pieces.Shares(
+    frames=0.05,
+    start=0.15,
+    end=0.1,
+    both=0.1,
+    middle=0.05,
+    region=0.1,
+    anchor=0.05,
+    midstream=0.15,
+  )
+  config.data.workers = 15
+  config.optim.schedule = 'cosine'
+  config.optim.end_fraction = 0.01
+  config.sample.size = '128x128x33'
+  config.sample.fps = 8.0
+  config.sample.text_slots = 160
+  config.sample.prompts = (
+    'a green fish swims to the left under water',
+    'a yellow butterfly is flying right over sand',
+    'a medium green ball going right at 2.0 hits a small black ball going '
+    'left at 3.0',
+  )
+  return config
+
+
 VARIANTS = {
   'balls': balls,
   'balls_cooled': balls_cooled,
   'balls_tasks': balls_tasks,
   'balls_joins': balls_joins,
   'balls_more': balls_more,
+  'release': release,
 }
 
 

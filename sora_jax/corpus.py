@@ -26,9 +26,11 @@ def open_corpus(config: pipeline.DataConfig, workdir: epath.PathLike) -> Any:
       another folder.
   """
   is_folder = config.corpus is pipeline.Corpus.FOLDER
-  if is_folder and config.path and not config.path.endswith('.jsonl'):
-    listed = list_folder(config.path, epath.Path(workdir) / LISTS)
-    config = dataclasses.replace(config, path=str(listed))
+  field = 'path' if is_folder else 'beside'
+  folder = getattr(config, field)
+  if folder and not folder.endswith('.jsonl'):
+    listed = list_folder(folder, epath.Path(workdir) / LISTS)
+    config = dataclasses.replace(config, **{field: str(listed)})
   return pipeline.make_source(config)
 
 

@@ -5,6 +5,7 @@ once. Latents carry the digest of the autoencoder that made them, and are
 refused by a run with another one.
 """
 
+import itertools
 import math
 import types
 from collections.abc import Iterator
@@ -107,8 +108,11 @@ def prepare(
       again = [None] * len(clips)
       if restarts and z.shape[1] > 1:
         at = pieces.restart_at(z.shape[1], count // ENCODE_BATCH)
-        again = encode(frozen['autoencoder'], video[:, net.time * at :])
-        again = np.asarray(again)[:, 1:]
+        # Of the same length, which is compiled already: what follows the end
+        # changes nothing before it.
+        later = np.roll(video, -net.time * at, axis=1)
+        again = np.asarray(encode(frozen['autoencoder'], later))
+        again = again[:, 1 : z.shape[1] - at]
       for clip, latent, restart in zip(clips, z, again, strict=False):
         captions = clip.caption.splitlines() or ['']
         row = latents.Row(clip.id, latent.shape[:3], captions)
@@ -189,20 +193,54 @@ def _side(config: config_lib.Config) -> int:
 
 
 def _clips(source: Any, config: config_lib.Config) -> Iterator[batch.Clip]:
-  """Windows of clips, at sizes that the autoencoder and the DiT can take."""
-  most = _longest(config)
-  for index in range(len(source)):
+  """Windows of clips, at sizes that the autoencoder and the DiT can take.
+
+  They are read ahead, by `data.workers`, as a batch of training is.
+  """
+  reader = _WindowReader(source, config)
+  ahead = pipeline.iterate(reader, 0, config.data)
+  for clip in itertools.islice(ahead, len(reader)):
+    if isinstance(clip, str):
+      logging.warning('%s', clip)
+    else:
+      yield clip
+
+
+class _WindowReader:
+  """Number of a window -> its clip, or a line that says what is wrong."""
+
+  def __init__(self, source: Any, config: config_lib.Config):
+    self._source, self._side = source, _side(config)
+    self._most = _longest(config)
+    self._windows = [
+      (index, *window)
+      for index in range(len(source))
+      for window in self._cut(index)
+    ]
+
+  def __len__(self) -> int:
+    return len(self._windows)
+
+  def _cut(self, index: int) -> list[tuple[int, int]]:
+    """Windows of a clip; an empty one, told when read, if it is damaged."""
     try:
-      info = source.info(index)
-      captions = '\n'.join(source.captions(index))
-      target = most or info
-      width, height = native_size(info, target, _side(config))
-      for start, count in windows(info.frames, target.frames):
-        frames = source.window(index, start, count)
-        frames = transforms.cover(frames, width, height)
-        yield batch.Clip(frames, captions, 0.0, f'{index}+{start}')
+      frames = self._source.info(index).frames
+    except (sources.BrokenVideo, OSError):
+      return [(0, 0)]
+    return windows(frames, (self._most.frames if self._most else frames))
+
+  def __call__(self, number: int) -> batch.Clip | str:
+    index, start, count = self._windows[number]
+    try:
+      info = self._source.info(index)
+      captions = '\n'.join(self._source.captions(index))
+      target = self._most or info
+      width, height = native_size(info, target, self._side)
+      frames = self._source.window(index, start, count)
     except (sources.BrokenVideo, OSError) as error:
-      logging.warning('clip %d is left out: %s', index, error)
+      return f'clip {index} is left out: {error}'
+    frames = transforms.cover(frames, width, height)
+    return batch.Clip(frames, captions, 0.0, f'{index}+{start}')
 
 
 def windows(frames: int, most: int) -> list[tuple[int, int]]:

@@ -8,6 +8,7 @@ a batch of the step's number.
 """
 
 import dataclasses
+import itertools
 import types
 from collections.abc import Callable
 from typing import Any
@@ -119,6 +120,11 @@ def check(config: config_lib.Config) -> None:
       f'mesh.context={config.mesh.context}: tokens are not shared out yet; '
       'take fsdp or tensor'
     )
+  if config.data.beside and config.stage is not config_lib.Stage.AUTOENCODER:
+    raise ValueError(
+      f'data.beside={config.data.beside}: only an autoencoder learns from two '
+      'corpora'
+    )
   optimizer.check(config.optim)
   pipeline.check(config.data)
   flow.check(config.denoising.level)
@@ -152,7 +158,9 @@ def export(
     source = corpus.open_corpus(config.data, path.parent)
     rows = np.arange(config.data.limits.rows)
     frames = pipeline.FrameBatches(source, config.data, config.seed, rows)
-    batches = map(frames, range(STATISTICS_BATCHES))
+    batches = itertools.islice(
+      pipeline.iterate(frames, 0, config.data), STATISTICS_BATCHES
+    )
     mean, std = prepare.latent_statistics(
       config.autoencoder, params['autoencoder'], batches
     )

@@ -36,6 +36,9 @@ class DataConfig:
   corpus: Corpus = Corpus.WORLD
   world: str = 'balls'
   path: str = ''  # of a folder, its manifest.jsonl, or a TFDS directory
+  # A folder (or its manifest.jsonl) that every fourth clip of a world is taken
+  # from instead, so that an autoencoder knows real video too.
+  beside: str = ''
   split: str = 'train'  # of a world or a TFDS directory
   video_key: str = 'video'  # features of a TFDS directory
   caption_key: str = 'caption'
@@ -64,6 +67,11 @@ def check(config: DataConfig) -> None:
       f'data.sizes={config.sizes}: files keep their own aspect, and take one '
       'size, for their duration and number of pixels'
     )
+  if config.beside and config.corpus is not Corpus.WORLD:
+    raise ValueError(
+      f'data.beside={config.beside}: a corpus of {config.corpus.value} stands '
+      'alone; put all files into one folder, and name it in data.path'
+    )
   for name in ('workers', 'prefetch'):
     if getattr(config, name) < 0:
       raise ValueError(f'data.{name}={getattr(config, name)} must be 0 or more')
@@ -81,9 +89,12 @@ def make_source(config: DataConfig) -> Any:
   """
   if config.corpus is Corpus.WORLD:
     sizes = tuple(batch.parse_size(s) for s in config.sizes)
-    return sources.WorldSource(
+    world = sources.WorldSource(
       config.world, sizes, config.clips, split=config.split
     )
+    if config.beside:
+      return sources.Mixed(world, sources.FolderSource(config.beside))
+    return world
   if not config.path:
     raise ValueError(
       f'data.path is empty; a {config.corpus.value} corpus needs its place'

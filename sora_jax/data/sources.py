@@ -130,6 +130,42 @@ class FolderSource:
     return frames
 
 
+class Mixed:
+  """A source in which another one has every fourth place, over and over."""
+
+  EVERY = 4
+
+  def __init__(self, source: Any, beside: Any):
+    self._source, self._beside = source, beside
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, index: int) -> batch.Clip:
+    source, index = self._at(index)
+    return source[index]
+
+  def info(self, index: int) -> batch.Size:
+    source, index = self._at(index)
+    return source.info(index)
+
+  def captions(self, index: int) -> list[str]:
+    source, index = self._at(index)
+    return source.captions(index)
+
+  def window(
+    self, index: int, start: int, count: int
+  ) -> UInt8[np.ndarray, 'T H W 3']:
+    source, index = self._at(index)
+    return source.window(index, start, count)
+
+  def _at(self, index: int) -> tuple[Any, int]:
+    turn, place = divmod(_checked(index, len(self)), self.EVERY)
+    if place < self.EVERY - 1:
+      return self._source, index
+    return self._beside, turn % len(self._beside)
+
+
 class TFDSSource:
   """Records of a directory that TFDS prepared; needs no TensorFlow.
 
