@@ -131,6 +131,12 @@ def balls_more() -> config_lib.Config:
   return config
 
 
+def balls_last() -> config_lib.Config:
+  config = balls_joins(seed=5, both=0.2)
+  config.run.steps = 3000
+  return config
+
+
 def release() -> config_lib.Config:
   config = balls()
   config.model.width = 256
@@ -184,6 +190,7 @@ VARIANTS = {
   'balls_tasks': balls_tasks,
   'balls_joins': balls_joins,
   'balls_more': balls_more,
+  'balls_last': balls_last,
   'release': release,
 }
 

@@ -25,13 +25,19 @@ def open_corpus(config: pipeline.DataConfig, workdir: epath.PathLike) -> Any:
     ValueError: it is missing, empty or unreadable, or the run has the list of
       another folder.
   """
-  is_folder = config.corpus is pipeline.Corpus.FOLDER
-  field = 'path' if is_folder else 'beside'
-  folder = getattr(config, field)
-  if folder and not folder.endswith('.jsonl'):
-    listed = list_folder(folder, epath.Path(workdir) / LISTS)
-    config = dataclasses.replace(config, **{field: str(listed)})
+  listed = lambda place: str(_listed(place, epath.Path(workdir) / LISTS))
+  if config.corpus is pipeline.Corpus.FOLDER and config.path:
+    config = dataclasses.replace(config, path=listed(config.path))
+  if config.beside:
+    config = dataclasses.replace(config, beside=listed(config.beside))
   return pipeline.make_source(config)
+
+
+def _listed(place: str, out: epath.Path) -> epath.Path:
+  """The manifest of a folder; a manifest is its own."""
+  return (
+    epath.Path(place) if place.endswith('.jsonl') else list_folder(place, out)
+  )
 
 
 def list_folder(folder: epath.PathLike, out: epath.Path) -> epath.Path:

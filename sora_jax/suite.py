@@ -23,7 +23,7 @@ from sora_jax import (
   tasks,
 )
 from sora_jax.data import video
-from sora_jax.data.worlds import balls
+from sora_jax.data.worlds import balls, joins
 
 Videos = figures.Videos
 Result = tuple[list[figures.Figure], Videos]
@@ -179,33 +179,39 @@ def fill_in(studio: Studio) -> Result:
 
 
 def connect(studio: Studio) -> Result:
-  """A way from a clip to another one, each with its prompt."""
+  """A way from a clip to another one, each with its prompt.
+
+  Any way bends, so beside each stands that of a cubic between the two.
+  """
   cases, head, between = studio.cases(SINGLE), 9, 19
   cut = 16  # of the other clip, so that the truth of just before is known
   after = [*range(1, studio.count), 0]
-  scenes, prompts = [], []
+  scenes, prompts, cubics = [], [], []
   for i, k in enumerate(after):
+    before = balls.span(cases.truths[i], slice(head))
+    met = balls.span(cases.truths[k], slice(cut, None))
+    smooth = joins.join(before, met, between + 1)
+    cubics.append(joins.render(smooth, studio.settings.size))
     one, other = cases.videos[i][:head], cases.videos[k][cut:]
     scene = tasks.connect(studio.encode, one, other, between, latents=2)
     scenes.append(prompting.spoken(scene, 2))
     prompts.append(f'{cases.captions[i]}\n{cases.captions[k]}')
   made = studio.paint(scenes, prompts)
-  # As if each began where the true clip of its end does.
-  ends = [
-    made[after.index(k)][head + between - cut :] for k in range(len(made))
-  ]
+  cubics = studio.decode(cubics)
+
+  def ends(videos):
+    """As if each began where the true clip of its end does."""
+    order = [after.index(k) for k in range(studio.count)]
+    return [videos[i][head + between - cut :] for i in order]
+
   # Of two steps, one is across the join and one of frames that are made.
   first, second = slice(head - 1, head + 2), slice(cut - 2, cut + 1)
   return [
     figures.Figure(
       f'velocity across the {name} join, off by units/s',
-      figures.velocity(videos, cases.truths, steps),
-      figures.velocity(cases.decoded, cases.truths, steps),
+      *(figures.velocity(of(v), cases.truths, steps) for v in (made, cubics)),
     )
-    for name, videos, steps in (
-      ('first', made, first),
-      ('second', ends, second),
-    )
+    for name, of, steps in (('first', list, first), ('second', ends, second))
   ], made
 
 

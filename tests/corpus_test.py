@@ -1,5 +1,7 @@
 """A folder is listed once, with the run; the folder stays as it is."""
 
+import dataclasses
+
 import pytest
 import tiny
 
@@ -51,3 +53,24 @@ def test_a_world_needs_no_list(tmp_path):
   source = corpus.open_corpus(pipeline.DataConfig(clips=3), tmp_path / 'run')
   assert len(source) == 3
   assert not (tmp_path / 'run').exists()
+
+
+def test_every_fourth_clip_of_a_world_may_be_real(folder, tmp_path):
+  world = pipeline.DataConfig(clips=9, beside=str(folder))
+  source = corpus.open_corpus(world, tmp_path / 'run')
+  alone = corpus.open_corpus(pipeline.DataConfig(clips=9), tmp_path / 'run')
+  assert [source.info(i).width for i in range(9)] == [64] * 3 + [32] + (
+    [64] * 3 + [32, 64]
+  )
+  # Both clips of the folder come, in turn; those of the world stay in place.
+  assert [source.info(i).frames for i in (3, 7)] == [5, 9]
+  assert source[7].video.shape == (9, 16, 32, 3)
+  assert source[8].id == alone[8].id
+  assert source.captions(4) == alone.captions(4)
+  assert source.window(3, 1, 2).shape == (2, 16, 32, 3)
+
+
+def test_files_stand_alone(folder):
+  both = dataclasses.replace(config(folder), beside=str(folder))
+  with pytest.raises(ValueError, match='stands alone'):
+    pipeline.check(both)

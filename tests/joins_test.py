@@ -123,3 +123,16 @@ def test_short_clips_have_a_way_too(frames):
 def test_an_unknown_split_is_refused():
   with pytest.raises(ValueError, match='split'):
     joins.simulate(0, 0, SIZE, 'other')
+
+
+def test_a_clip_cut_in_two_is_joined_as_it_was():
+  size = batch.Size(64, 64, 33)
+  truths = (balls.simulate(0, i, size, 'test')[1] for i in range(40))
+  truth = next(t for t in truths if t.law == 'uniform')
+  before, after = (
+    balls.span(truth, slice(9)),
+    balls.span(truth, slice(20, None)),
+  )
+  joined = joins.join(before, after, 12)
+  np.testing.assert_allclose(joined.position, truth.position[:, 0], atol=1e-5)
+  assert (joined.leaves, joined.meets) == (8, 20)

@@ -373,6 +373,7 @@ def test_a_decoder_that_is_trained_alone_keeps_the_scales_of_its_latents(
     ('mesh.fsdp', 0, 'mesh: fsdp=0 must be at least 1'),
     ('mesh.context', 2, 'mesh.context=2: tokens are not shared out yet'),
     ('seed', -1, 'seed=-1 must be 0 or more'),
+    ('data.beside', 'clips', 'data.beside=clips: only an autoencoder learns'),
     ('optim.ema_decay', 2.0, r'optim.ema_decay=2.0 must be in \[0, 1\)'),
     ('data.limits.rows', 0, 'data.limits.rows=0 must be at least 1'),
     ('data.prefetch', -3, 'data.prefetch=-3 must be 0 or more'),

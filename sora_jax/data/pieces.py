@@ -73,7 +73,7 @@ def groups(shares: Shares, frames: int) -> int:
 def restart_at(frames: int, choice: int) -> int:
   """The latent frame whose last frame a second stream of a clip starts from.
 
-  One of three places, as each is a shape of its own to compile.
+  One of three places, and far from each other, as a clip keeps one stream only.
   """
   return max(0, min(frames - 2, frames * (1 + choice % 3) // 4))
 

@@ -12,7 +12,7 @@ A clip is a pure function of (seed, index, size, split), as those of `balls`.
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from sora_jax import batch
 from sora_jax.data.worlds import balls, captions, seeds, ways
@@ -55,16 +55,19 @@ def simulate(
   second, other = _single(rng, seed, longer, split)
   before = balls.span(one, slice(leaves + 1))
   after = balls.span(other, slice(met, None))
+  return f'{caption} | {second}', join(before, after, meets - leaves)
+
+
+def join(before: balls.Truth, after: balls.Truth, steps: int) -> Truth:
+  """One ball that leaves a clip and meets another one after so many frames."""
   place, radius, ink = (
     np.concatenate(parts)
     for parts in zip(
-      _seen(before),
-      _way(before, after, meets - leaves),
-      _seen(after),
-      strict=True,
+      _seen(before), _way(before, after, steps), _seen(after), strict=True
     )
   )
-  return f'{caption} | {second}', Truth(place, radius, ink, leaves, meets)
+  leaves = len(before.position) - 1
+  return Truth(place, radius, ink, leaves, leaves + steps)
 
 
 def _single(
@@ -108,6 +111,13 @@ def _way(
   return place, radius[:, 0], ink
 
 
+def render(truth: Truth, size: batch.Size) -> UInt8[np.ndarray, 'T H W 3']:
+  """The pixels of a truth."""
+  return balls.draw(
+    truth.position[:, None], truth.radius[:, None], truth.ink[:, None], size
+  )
+
+
 def clip(
   seed: int, index: int, size: batch.Size, split: str = 'train'
 ) -> tuple[batch.Clip, Truth]:
@@ -119,8 +129,6 @@ def clip(
     ValueError: unknown split, or a negative seed or index.
   """
   caption, truth = simulate(seed, index, size, split)
-  video = balls.draw(
-    truth.position[:, None], truth.radius[:, None], truth.ink[:, None], size
-  )
+  video = render(truth, size)
   name = f'joins-{split}-{seed}-{index}-{size}'
   return batch.Clip(video, caption, balls.FPS, name), truth
