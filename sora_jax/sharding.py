@@ -126,7 +126,9 @@ def _arrange(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
   """Orders devices so that all axes but `data` stay on fast connections."""
   # Elsewhere than on TPU the order of devices is by host, which is enough.
   on_tpu = devices[0].platform == 'tpu'
-  slices = len({d.slice_index for d in devices}) if on_tpu else 1
+  # Chips that are compiled for, and are not here, know no slice.
+  index = {getattr(device, 'slice_index', 0) for device in devices}
+  slices = len(index) if on_tpu else 1
   if slices == 1:
     return mesh_utils.create_device_mesh(
       shape, devices, allow_split_physical_axes=True

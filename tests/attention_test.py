@@ -108,3 +108,47 @@ def test_a_key_of_many_copies_is_that_many_keys():
     alone = attention.attend(q[:, i : i + 1], k[:, keys], v[:, keys])
     np.testing.assert_allclose(y[:, i], alone[:, 0], atol=1e-6)
   np.testing.assert_array_equal(y[:, 3], 0.0)
+
+
+def test_long_rows_come_by_blocks_of_queries(monkeypatch):
+  """Also where the last block is not full, and with copies of a key."""
+  rng = np.random.default_rng(1)
+  q, k, v = draw(queries=21, keys=13)
+  segment_q = jnp.asarray(rng.integers(0, 4, (2, 21)))
+  segment_k = jnp.asarray(rng.integers(0, 3, (2, 13))).at[:, -1].set(0)
+  copies = jnp.asarray(rng.integers(0, 3, (2, 21)), jnp.float32)
+
+  def outcome(q, k, v):
+    def loss(q, k, v):
+      ways = (
+        attention.attend(q, k, v),
+        attention.attend(q, k, v, segment_q, segment_k),
+        attention.attend(q, k, v, segment_q, segment_k, copies=copies),
+      )
+      return sum(jnp.sum(jnp.sin(y)) for y in ways), ways
+
+    return jax.grad(loss, (0, 1, 2), has_aux=True)(q, k, v)
+
+  whole = outcome(q, k, v)
+  monkeypatch.setattr(attention, 'MOST_SCORES', 4 * 3 * 13 * 20)
+  monkeypatch.setattr(attention, 'LEAST_BLOCK', 8)
+  text = str(jax.make_jaxpr(lambda *x: outcome(*x))(q, k, v))
+  assert '[3,2,8,3,8]' in text  # three blocks of eight queries
+  for a, b in zip(
+    *map(jax.tree.leaves, (outcome(q, k, v), whole)), strict=True
+  ):
+    np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_self_attention_of_a_long_row_is_not_kept(monkeypatch):
+  """The form for any platform; `splash_test` has the TPU's."""
+  monkeypatch.setattr(attention, 'MOST_SCORES', 2**20)
+  x = jax.ShapeDtypeStruct((1, 4096, 2, 128), jnp.float32)
+  segment = jax.ShapeDtypeStruct((1, 4096), jnp.int32)
+
+  def loss(q, k, v, segment):
+    return jnp.sum(attention.attend(q, k, v, segment, segment))
+
+  step = jax.jit(jax.grad(loss, (0, 1, 2))).lower(x, x, x, segment).compile()
+  scores = 4 * 4096 * 4096 * 2
+  assert step.memory_analysis().temp_size_in_bytes < scores / 2

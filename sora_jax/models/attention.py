@@ -1,12 +1,24 @@
-"""Segment-masked attention, in one form for every platform.
+"""Segment-masked attention, and which form of it computes.
 
-All scores at once, softmax in float32; memory grows with N x L.
+Short rows take all scores at once. Of long ones, whose scores would fill the
+memory (51 GB for 32,760 tokens of 12 heads), a TPU computes self-attention by
+its splash kernel (`splash.py`), and all else comes by blocks of queries, each
+with all of its keys. Softmax is in float32 everywhere.
 """
+
+import functools
 
 import einops
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+
+from sora_jax.models import splash
+
+# Bytes of a row's scores above which they are not all kept.
+MOST_SCORES = 2**28
+# Queries of a block, at least: fewer leave a matrix unit idle.
+LEAST_BLOCK = 128
 
 
 def attend(
@@ -37,6 +49,63 @@ def attend(
     Weighted means of the values; zeros for a query that sees no key.
   """
   scale = q.shape[-1] ** -0.5 if scale is None else scale
+  N, L, A = q.shape[1], k.shape[1], q.shape[2]
+  if bias is not None or 4 * A * N * L <= MOST_SCORES:
+    return _dense(q, k, v, segment_q, segment_k, copies, bias, scale=scale)
+  block = max(LEAST_BLOCK, MOST_SCORES // (4 * A * L) // 128 * 128)
+  blocks = functools.partial(_by_blocks, scale=scale, block=block)
+  if segment_q is None or segment_q is not segment_k or copies is not None:
+    return blocks(q, k, v, segment_q, segment_k, copies)
+  return jax.lax.platform_dependent(
+    *(q, k, v, segment_q),
+    tpu=functools.partial(splash.attend, scale=scale),
+    default=lambda q, k, v, segment: blocks(q, k, v, segment, segment, None),
+  )
+
+
+def _by_blocks(
+  q: Float[Array, 'B N A K'],
+  k: Float[Array, 'B L A K'],
+  v: Float[Array, 'B L A K'],
+  segment_q: Int[Array, 'B N'] | None,
+  segment_k: Int[Array, 'B L'] | None,
+  copies: Float[Array, 'B N'] | None,
+  *,
+  scale: float,
+  block: int,
+) -> Float[Array, 'B N A K']:
+  """Blocks of queries, one after the other; the backward pass repeats them."""
+  count = -(-q.shape[1] // block)
+
+  def cut(x):  # B N ... -> blocks B n ...; what fills the last one sees nothing
+    if x is None:
+      return None
+    fill = ((0, 0), (0, count * block - x.shape[1]))
+    x = jnp.pad(x, fill + ((0, 0),) * (x.ndim - 2))
+    return jnp.moveaxis(x.reshape(x.shape[0], count, block, *x.shape[2:]), 1, 0)
+
+  @jax.checkpoint
+  def one(part):
+    q, segment, copies = part
+    return _dense(q, k, v, segment, segment_k, copies, None, scale=scale)
+
+  y = jax.lax.map(one, (cut(q), cut(segment_q), cut(copies)))
+  y = einops.rearrange(y, 'J B n A K -> B (J n) A K')
+  return y[:, : q.shape[1]]
+
+
+def _dense(
+  q: Float[Array, 'B N A K'],
+  k: Float[Array, 'B L A K'],
+  v: Float[Array, 'B L A K'],
+  segment_q: Int[Array, 'B N'] | None,
+  segment_k: Int[Array, 'B L'] | None,
+  copies: Float[Array, 'B N'] | None,
+  bias: Float[Array, '#B #A #N L'] | None,
+  *,
+  scale: float,
+) -> Float[Array, 'B N A K']:
+  """All scores at once."""
   # Heads go first: XLA for CPU multiplies contiguous matrices faster.
   q, k, v = (einops.rearrange(y, 'B N A K -> B A N K') for y in (q, k, v))
   scores_BANL = scale * jnp.einsum(
