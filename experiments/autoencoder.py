@@ -116,7 +116,7 @@ def release() -> config_lib.Config:
   config.data.crops = ('128x128x33', '64x64x33')
   config.data.workers = 15
   config.reconstruction.squared = 10.0
-  config.optim.learning_rate = 1.5e-3
+  config.optim.learning_rate = 1e-3
   config.optim.ema_decay = 0.998
   return config
 

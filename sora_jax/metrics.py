@@ -99,7 +99,9 @@ def interval(share: float, cases: int) -> tuple[float, float]:
   middle = (share + z2 / (2 * cases)) / (1 + z2 / cases)
   variance = share * (1 - share) / cases + z2 / (4 * cases**2)
   half = math.sqrt(z2 * variance) / (1 + z2 / cases)
-  return max(0.0, middle - half), min(1.0, middle + half)
+  # They hold the share, which rounding would lose where it is 0 or 1.
+  low, high = min(share, middle - half), max(share, middle + half)
+  return max(0.0, low), min(1.0, high)
 
 
 class Tally(NamedTuple):

@@ -62,16 +62,29 @@ def read(path: epath.PathLike) -> Networks:
 
 def _read_model(path: epath.Path) -> Networks:
   model = directory.read(path)
-  config = config_lib.from_dict(config_lib.Config, model.sampling)
-  for name, part in model.configs.items():
-    setattr(config, KINDS[name][0], part)
-  if not model.sampling and 'dit' in model.params:
-    published.sampling(config, model, path)
   tokenizer = tokenizer_lib.BYTES
   if 'text' in model.params:
     folder = path / directory.TOKENIZER
     tokenizer = tokenizer_lib.from_files(model.tokenizer, folder)
-  return Networks(config, model.params, tokenizer)
+  return Networks(_config_of(model, path), model.params, tokenizer)
+
+
+def describe(path: epath.PathLike) -> config_lib.Config:
+  """The config of a model directory, without its weights.
+
+  Raises:
+    ValueError: it is none, or something in it is damaged.
+  """
+  return _config_of(directory.describe(path), epath.Path(path))
+
+
+def _config_of(model: directory.Model, path: epath.Path) -> config_lib.Config:
+  config = config_lib.from_dict(config_lib.Config, model.sampling)
+  for name, part in model.configs.items():
+    setattr(config, KINDS[name][0], part)
+  if not model.sampling and 'dit' in model.configs:
+    published.sampling(config, model, path)
+  return config
 
 
 def _read_run(path: epath.Path) -> Networks:
@@ -103,7 +116,8 @@ def _read_run(path: epath.Path) -> Networks:
   with checkpoint.CheckpointStore(path / 'checkpoints') as store:
     state = store.restore_part(parts).state
   params = state['ema'] | state.get('frozen', {})
-  return Networks(config, {k: v for k, v in params.items() if k in KINDS})
+  params = {k: v for k, v in params.items() if k in KINDS}
+  return Networks(config, params, read_tokenizer(config))
 
 
 def _restorable(boxed: Params) -> Params:
@@ -191,6 +205,19 @@ def read_frozen(config: config_lib.Config) -> dict[str, Params]:
       setattr(config, field, getattr(found.config, field))
   check_statistics(config, config.autoencoder_from)
   return frozen
+
+
+def read_tokenizer(config: config_lib.Config) -> tokenizer_lib.Tokenizer:
+  """That of the frozen text encoder; one that is trained here reads bytes.
+
+  Raises:
+    ValueError: it cannot be read.
+  """
+  place = epath.Path(config.text_from)
+  if not config.text_from or not directory.is_model(place):
+    return tokenizer_lib.BYTES
+  folder = place / directory.TOKENIZER
+  return tokenizer_lib.from_files(directory.read_tokenizer(place), folder)
 
 
 def check_statistics(config: config_lib.Config, place: epath.PathLike) -> None:

@@ -8,7 +8,7 @@ refused by a run with another one.
 import itertools
 import math
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -32,6 +32,7 @@ from sora_jax.data import latents, pieces, pipeline, sources, transforms
 from sora_jax.models import autoencoder, text
 
 Params = Any
+EncodeText = Callable[[str, int], list[int]]  # of a tokenizer
 
 # Clips of one size that are encoded together.
 ENCODE_BATCH = 8
@@ -86,7 +87,8 @@ def prepare(
   Raises:
     ValueError: a clip does not fit the limits, or none can be read.
   """
-  _check_clips(source, config)
+  encode_text = networks_lib.read_tokenizer(config).encode
+  _check_clips(source, config, encode_text)
   devices = jax.local_devices()
   devices = devices[: math.gcd(ENCODE_BATCH, len(devices))]
   mesh = sharding.make_mesh(sharding.MeshConfig(), devices)
@@ -96,7 +98,7 @@ def prepare(
     ),
     in_shardings=(sharding.replicated(mesh), sharding.batch_sharding(mesh)),
   )
-  features = _feature_fn(config, frozen.get('text'))
+  features = _feature_fn(config, frozen.get('text'), encode_text)
   net, restarts = config.autoencoder, pieces.restarts(config.data.shares)
   count, used = 0, set()
   with sharding.use(mesh), latents.Writer(out) as writer:
@@ -115,7 +117,8 @@ def prepare(
         again = again[:, 1 : z.shape[1] - at]
       for clip, latent, restart in zip(clips, z, again, strict=False):
         captions = clip.caption.splitlines() or ['']
-        row = latents.Row(clip.id, latent.shape[:3], captions)
+        slots = max(_slots(c, config, encode_text) for c in captions)
+        row = latents.Row(clip.id, latent.shape[:3], captions, slots)
         parts = sum(map(transforms.parts, captions), [])
         texts = tuple(map(features, parts)) if features else ()
         writer.write(row, latents.Record(latent, texts, restart))
@@ -141,7 +144,23 @@ def prepare(
     writer.finish(info)
 
 
-def _check_clips(source: Any, config: config_lib.Config) -> None:
+def _slots(
+  caption: str, config: config_lib.Config, encode_text: EncodeText
+) -> int:
+  """Text slots that the parts of a caption take; ValueError: too many."""
+  limit = config.data.limits.text
+  slots = sum(len(encode_text(p, limit)) for p in transforms.parts(caption))
+  if slots > limit:
+    raise ValueError(
+      f'caption of {slots} tokens does not fit {limit} text slots: '
+      f'{caption[:40]!r}...'
+    )
+  return slots
+
+
+def _check_clips(
+  source: Any, config: config_lib.Config, encode_text: EncodeText
+) -> None:
   """Raises ValueError for a clip that no row of a batch could hold."""
   limits, most = config.data.limits, _longest(config)
   for index in range(len(source)):
@@ -151,7 +170,7 @@ def _check_clips(source: Any, config: config_lib.Config) -> None:
       continue  # told when it is encoded
     try:
       for caption in captions:
-        transforms.byte_ids(caption, limits.text)
+        _slots(caption, config, encode_text)
     except ValueError as error:
       raise ValueError(
         f'clip {index}: {error}; raise data.limits.text'
@@ -272,7 +291,9 @@ def _batches(clips: Iterator[batch.Clip]) -> Iterator[list[batch.Clip]]:
   yield from waiting.values()
 
 
-def _feature_fn(config: config_lib.Config, params: Params | None) -> Any:
+def _feature_fn(
+  config: config_lib.Config, params: Params | None, encode_text: EncodeText
+) -> Any:
   """Caption to float32 [L, E] by the frozen encoder; None where it trains."""
   if params is None:
     return None
@@ -284,7 +305,7 @@ def _feature_fn(config: config_lib.Config, params: Params | None) -> Any:
     return text.T5Encoder(config.text).apply({'params': params}, ids, segment)
 
   def features(caption: str) -> Float[np.ndarray, 'L E']:
-    ids = transforms.byte_ids(caption, slots)
+    ids = encode_text(caption, slots)
     padded = np.full((1, slots), transforms.PAD, np.int32)
     padded[0, : len(ids)] = ids
     return np.asarray(encode(params, padded)[0, : len(ids)], np.float32)

@@ -167,8 +167,11 @@ def export(
     config.autoencoder.latent_mean = mean
     config.autoencoder.latent_std = std
   if jax.process_index() == 0:
+    tokenizer = networks_lib.read_tokenizer(config)
     networks_lib.write(
-      path, networks_lib.Networks(config, params), config.run.export_dtype
+      path,
+      networks_lib.Networks(config, params, tokenizer),
+      config.run.export_dtype,
     )
 
 

@@ -156,3 +156,10 @@ def test_the_table_lines_up_under_its_header():
   assert tally.intervals().startswith('44-100 %  13-87 %')
   values = row.replace('%', '').split()
   assert values == ['100.0', '50.0', '25.0', '0.0', '1.235']
+
+
+def test_an_interval_holds_its_share():
+  for cases in range(1, 300):
+    for share in (0.0, 1 / cases, 1.0):
+      low, high = metrics.interval(share, cases)
+      assert 0 <= low <= share <= high <= 1

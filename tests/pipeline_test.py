@@ -36,7 +36,8 @@ def prepared(place, text_width=0, captions_of=captions_of):
       parts = sum(map(transforms.parts, captions), [])
       features = [generator.normal(size=shape(c)) for c in parts]
       record = latents.Record(latent, tuple(features) if text_width else ())
-      writer.write(latents.Row(f'{i}', size, captions), record)
+      slots = 1 + max(len(c.encode()) for c in captions)
+      writer.write(latents.Row(f'{i}', size, captions, slots), record)
     info = {'channels': CHANNELS}
     if text_width:
       info |= {'text_width': text_width, 'empty_features': [[7.0] * text_width]}

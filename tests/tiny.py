@@ -69,7 +69,8 @@ def write_latents(
       size = ((2, 4, 4), (1, 4, 4), (2, 4, 2))[i % 3]
       latent = np.broadcast_to(colours[caption], (*size, 4))
       latent = latent.astype(np.float32)
-      row = latents.Row(f'{i}', size, [CAPTIONS[caption]])
+      text = CAPTIONS[caption]
+      row = latents.Row(f'{i}', size, [text], 1 + len(text))
       writer.write(row, latents.Record(latent, ()))
     writer.finish({
       'channels': 4,

@@ -3,7 +3,8 @@
 A prepared directory is immutable and has
 
   latents.array_record   one record a clip, in safetensors form
-  manifest.jsonl         one line a clip: its id, latent size and captions
+  manifest.jsonl         one line a clip: its id, latent size, captions, and
+                         the text slots that these take
   info.json              what made it, and the features of an empty caption
 
 so that a plan needs the manifest alone, and a record is read when its turn
@@ -34,6 +35,7 @@ class Row(NamedTuple):
   id: str
   size: tuple[int, int, int]  # latent frames, rows, columns
   captions: list[str]
+  slots: int  # text slots that the longest caption takes, with its end token
 
 
 class Record(NamedTuple):
@@ -167,6 +169,9 @@ def _read_rows(path: epath.Path) -> Iterator[Row]:
   for number, line in enumerate(path.read_text().splitlines(), 1):
     try:
       fields = json.loads(line)
-      yield Row(fields['id'], tuple(fields['size']), list(fields['captions']))
+      captions = list(fields['captions'])
+      yield Row(
+        fields['id'], tuple(fields['size']), captions, int(fields['slots'])
+      )
     except (ValueError, KeyError, TypeError) as error:
       raise ValueError(f'{path}, line {number}: {error}') from error

@@ -207,7 +207,7 @@ class PackBatches:
       )
     needs = plan.Needs(
       tokens=np.array([np.prod(grid) for grid in grids], int),
-      text=np.array([_text_slots(row) for row in source.rows], int),
+      text=np.array([row.slots for row in source.rows], int),
       groups=np.array([pieces.groups(config.shares, g[0]) for g in grids]),
     )
     self._plan = plan.Plan(needs, config.limits, seed)
@@ -333,8 +333,3 @@ class PackBatches:
   def _text_segment(self, m: int, line: Any) -> Any:
     """Of a line, from 1, of the caption of a row's clip `m`."""
     return m + 1 + (line - 1) * self._config.limits.clips
-
-
-def _text_slots(row: latents.Row) -> int:
-  """Slots that the longest caption of a clip takes, with its end token."""
-  return 1 + max(len(caption.encode()) for caption in row.captions)

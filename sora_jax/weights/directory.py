@@ -186,18 +186,29 @@ def read(directory: epath.PathLike) -> Model:
     ValueError: the directory is not a model, or a file of it is damaged.
   """
   directory = epath.Path(directory)
+  model = describe(directory)
+  params = {
+    name: read_params(directory, name, config)
+    for name, config in model.configs.items()
+  }
+  return model._replace(params=params)
+
+
+def describe(directory: epath.PathLike) -> Model:
+  """Reads all that a model says of itself, but for its parameters.
+
+  Raises:
+    ValueError: the directory is not a model, or a file of it is damaged.
+  """
+  directory = epath.Path(directory)
   index = read_index(directory)
-  found = {name: read_config(directory, name) for name in _named(index)}
   sampling, scheduler = directory / SAMPLING, directory / SCHEDULER
   return Model(
-    configs=found,
-    params={
-      name: read_params(directory, name, config)
-      for name, config in found.items()
-    },
+    configs={name: read_config(directory, name) for name in _named(index)},
+    params={},
     sampling=tensors.read_json(sampling) if sampling.exists() else {},
     scheduler=tensors.read_json(scheduler) if scheduler.exists() else {},
-    tokenizer=_read_tokenizer(directory / TOKENIZER),
+    tokenizer=read_tokenizer(directory),
     index={k: v for k, v in index.items() if not isinstance(v, list)},
   )
 
@@ -282,7 +293,9 @@ def places(
   return {path: place(path) for path in _shapes(name, config)}
 
 
-def _read_tokenizer(folder: epath.Path) -> dict[str, bytes]:
+def read_tokenizer(directory: epath.Path) -> dict[str, bytes]:
+  """The files of a model's tokenizer by name; none where it has none."""
+  folder = directory / TOKENIZER
   if not folder.exists():
     return {}
   paths = sorted(path for path in folder.iterdir() if path.is_file())

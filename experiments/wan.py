@@ -1,0 +1,43 @@
+"""Fine-tuning of a published model of the Wan family on your own clips.
+
+  python launch.py train --config=experiments/wan.py:DIR \
+      --config.data.path=FOLDER --workdir=runs/mine
+
+DIR is the model in the layout of diffusers, as Wan2.1-T2V-1.3B-Diffusers;
+FOLDER has videos and images with captions beside them, as NAME.txt. What comes
+out, runs/mine/model, is in the same layout. Clips are encoded and captions read
+once, into runs/mine/latents; --config.data.sizes='("480x832x49",)' takes less
+memory than the size of the model's own samples, and --config.mesh.fsdp=8 shares
+weights and optimizer out over eight devices.
+"""
+
+import math
+
+from sora_jax import batch, config as config_lib, networks, prepare
+from sora_jax.data import pipeline
+
+
+def get_config(place: str = '') -> config_lib.Config:
+  if not place:
+    raise ValueError('name a model, as --config=experiments/wan.py:DIR')
+  config = networks.describe(place)
+  config.init_from = config.autoencoder_from = config.text_from = place
+  config.model.remat = True
+  config.data.corpus = pipeline.Corpus.FOLDER
+  config.data.sizes = (config.sample.size,)
+  size = batch.parse_size(config.sample.size)
+  limits = config.data.limits
+  limits.rows = 8
+  # A clip of another aspect may take a few more tokens than this one.
+  limits.tokens = math.ceil(
+    1.1 * math.prod(prepare.token_grid(size, config, None))
+  )
+  limits.text = config.sample.text_slots
+  config.optim.learning_rate = 1e-5
+  config.optim.warmup_steps = 100
+  config.optim.schedule = 'constant'
+  config.optim.ema_decay = 0.99
+  config.run.steps = 2000
+  config.run.sample_every = 0
+  config.run.export_dtype = 'bfloat16'
+  return config
