@@ -26,6 +26,8 @@ from these latents. It trains the decoder alone, so that they stay as they are:
 `clips` trains the same network on a folder of videos, which
 --config.data.path names, in crops of 9 frames; `clips_long` goes on from it in
 crops of 33, without which it drifts after the ninth.
+
+`release` is for the model of both worlds; see `release.sh`.
 """
 
 from sora_jax import config as config_lib

@@ -14,6 +14,8 @@ After these 2,000 steps the encoder tells 93 % of captions from 255 others, and
 99 % of collisions from themselves with left and right exchanged. One H100
 learns from 17,000 clips a second, in batches of 128; a core packs 512 in
 130 ms, so give --config.data.workers=8 there.
+
+`release` is for the model of both worlds; see `release.sh`.
 """
 
 from sora_jax import config as config_lib, networks
@@ -38,6 +40,7 @@ def balls() -> config_lib.Config:
 
 def release() -> config_lib.Config:
   config = balls()
+  config.autoencoder_from = ''  # one of 16 channels, by flag
   config.model.channels = 16
   limits = config.data.limits
   limits.rows, limits.tokens, limits.text, limits.clips = 256, 576, 320, 4

@@ -28,6 +28,12 @@ training on two CPU cores.
   python launch.py train --config=experiments/text_to_video.py:balls_more \
       --config.init_from=runs/balls_joins/model \
       --config.data.latents=runs/balls_joins/latents --workdir=runs/balls_more
+
+`balls_last` goes on once more, likewise. None of the three ships: clips join
+better, and prompts are kept a little less.
+
+`release` is for both worlds and sizes around 128x128; `release.sh` trains all
+of its stages, and needs an accelerator.
 """
 
 from sora_jax import config as config_lib, networks, objectives
@@ -139,6 +145,7 @@ def balls_last() -> config_lib.Config:
 
 def release() -> config_lib.Config:
   config = balls()
+  config.autoencoder_from = ''  # one of 16 channels, by flag
   config.model.width = 256
   config.model.heads = 4
   config.model.mlp = 1024

@@ -191,7 +191,8 @@ def connect(studio: Studio) -> Result:
     before = balls.span(cases.truths[i], slice(head))
     met = balls.span(cases.truths[k], slice(cut, None))
     smooth = joins.join(before, met, between + 1)
-    cubics.append(joins.render(smooth, studio.settings.size))
+    size = studio.settings.size._replace(frames=len(smooth.position))
+    cubics.append(joins.render(smooth, size))
     one, other = cases.videos[i][:head], cases.videos[k][cut:]
     scene = tasks.connect(studio.encode, one, other, between, latents=2)
     scenes.append(prompting.spoken(scene, 2))

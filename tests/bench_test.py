@@ -50,6 +50,7 @@ def test_every_way_is_told_to_have_equal_bits(model, no_processes, capsys):
   assert all(line.endswith('equal bits') for line in lines)
 
 
+@pytest.mark.slow
 def test_a_way_that_differs_is_told_and_fails(
   model, no_processes, monkeypatch, capsys
 ):

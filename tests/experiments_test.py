@@ -20,7 +20,8 @@ from sora_jax import (
 )
 
 ROOT = pathlib.Path(__file__).parent.parent
-FILES = sorted((ROOT / 'experiments').glob('*.py'))
+# But for `wan`, which is of a model that is given to it: see `wan_test`.
+FILES = sorted((ROOT / 'experiments').glob('[!w]*.py'))
 SPECS = [
   f'{path}:{variant}'
   for path in FILES

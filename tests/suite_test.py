@@ -57,7 +57,8 @@ def test_a_task_is_set_on_true_clips_and_scores_what_is_made(studio, task):
     if 'share' in figure.name and not np.isnan(figure.bound):
       assert figure.bound == 1, figure
     elif 'off by' in figure.name:
-      assert figure.bound < 0.1, figure
+      # A way between two clips bends, and so is off at its ends.
+      assert figure.bound < (1.5 if task == 'connect' else 0.1), figure
   worst = {f.name: f.made for f in scored}
   if task in ('text', 'image', 'loop'):  # where nothing is known
     assert worst['colour, share'] == worst.get('law, share', 0) == 0
@@ -99,7 +100,7 @@ def test_a_join_is_measured_where_it_is(studio, monkeypatch):
   monkeypatch.setattr(suite.Studio, 'paint', lambda *unused: made)
   scored, _ = suite.connect(studio)
   for figure in scored:
-    assert figure.made == figure.bound < 0.1
+    assert figure.made < 0.1 < figure.bound < 2  # of a cubic, which bends
 
 
 def test_masks_that_differ_are_painted_one_by_one(studio):
