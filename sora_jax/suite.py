@@ -179,10 +179,7 @@ def fill_in(studio: Studio) -> Result:
 
 
 def connect(studio: Studio) -> Result:
-  """A way from a clip to another one, each with its prompt.
-
-  Any way bends, so beside each stands that of a cubic between the two.
-  """
+  """A way from a clip to another one, each with its prompt."""
   cases, head, between = studio.cases(SINGLE), 9, 19
   cut = 16  # of the other clip, so that the truth of just before is known
   after = [*range(1, studio.count), 0]
@@ -190,6 +187,7 @@ def connect(studio: Studio) -> Result:
   for i, k in enumerate(after):
     before = balls.span(cases.truths[i], slice(head))
     met = balls.span(cases.truths[k], slice(cut, None))
+    # Any way bends, and so is off a little: the bound is that of a cubic.
     smooth = joins.join(before, met, between + 1)
     size = studio.settings.size._replace(frames=len(smooth.position))
     cubics.append(joins.render(smooth, size))
