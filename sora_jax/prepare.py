@@ -5,7 +5,6 @@ once. Latents carry the digest of the autoencoder that made them, and are
 refused by a run with another one.
 """
 
-import itertools
 import math
 import types
 from collections.abc import Callable, Iterator
@@ -217,8 +216,7 @@ def _clips(source: Any, config: config_lib.Config) -> Iterator[batch.Clip]:
   They are read ahead, by `data.workers`, as a batch of training is.
   """
   reader = _WindowReader(source, config)
-  ahead = pipeline.iterate(reader, 0, config.data)
-  for clip in itertools.islice(ahead, len(reader)):
+  for clip in pipeline.iterate(reader, 0, config.data, end=len(reader)):
     if isinstance(clip, str):
       logging.warning('%s', clip)
     else:

@@ -8,7 +8,6 @@ a batch of the step's number.
 """
 
 import dataclasses
-import itertools
 import types
 from collections.abc import Callable
 from typing import Any
@@ -158,9 +157,7 @@ def export(
     source = corpus.open_corpus(config.data, path.parent)
     rows = np.arange(config.data.limits.rows)
     frames = pipeline.FrameBatches(source, config.data, config.seed, rows)
-    batches = itertools.islice(
-      pipeline.iterate(frames, 0, config.data), STATISTICS_BATCHES
-    )
+    batches = pipeline.iterate(frames, 0, config.data, end=STATISTICS_BATCHES)
     mean, std = prepare.latent_statistics(
       config.autoencoder, params['autoencoder'], batches
     )

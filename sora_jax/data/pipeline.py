@@ -107,10 +107,13 @@ def make_source(config: DataConfig) -> Any:
 
 
 def iterate(
-  make_batch: Callable[[int], Any], start: int, config: DataConfig
+  make_batch: Callable[[int], Any],
+  start: int,
+  config: DataConfig,
+  end: int = 2**31 - 1,
 ) -> Iterator[Any]:
-  """Batches from step `start` on, without end, read ahead by grain."""
-  steps = grain.MapDataset.range(start, 2**31 - 1).map(make_batch)
+  """Batches of steps from `start` to before `end`, read ahead by grain."""
+  steps = grain.MapDataset.range(start, end).map(make_batch)
   ahead = max(1, config.prefetch)
   if not config.workers:
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=ahead)
