@@ -6,7 +6,7 @@
 DIR is the model in the layout of diffusers, as Wan2.1-T2V-1.3B-Diffusers;
 FOLDER has videos and images with captions beside them, as NAME.txt. What comes
 out, runs/mine/model, is in the same layout. Clips are encoded and captions read
-once, into runs/mine/latents; --config.data.sizes='("480x832x49",)' takes less
+once, into runs/mine/latents; --config.data.sizes='("832x480x49",)' takes less
 memory than the size of the model's own samples, and --config.mesh.fsdp=8 shares
 weights and optimizer out over eight devices.
 """
