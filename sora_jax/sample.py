@@ -274,8 +274,9 @@ def check_config(config: config_lib.Config) -> None:
   generate.check(config, generate.settings_of(config.sample))
   if not config.sample.fps > 0:
     raise ValueError(f'sample.fps={config.sample.fps} must be above 0')
+  encode = networks_lib.read_tokenizer(config).encode
   for prompt in config.sample.prompts:
-    generate.prompt_ids(prompt, config.sample.text_slots)
+    generate.prompt_ids(prompt, config.sample.text_slots, encode=encode)
 
 
 def sample_while_training(
@@ -284,7 +285,8 @@ def sample_while_training(
   directory_of_step: epath.Path,
 ) -> None:
   """Writes a clip of each of `sample.prompts` and a sheet of them all."""
-  networks = networks_lib.Networks(config, params)
+  tokenizer = networks_lib.read_tokenizer(config)
+  networks = networks_lib.Networks(config, params, tokenizer)
   settings = generate.settings_of(config.sample)
   requests = [
     generate.Request(p, i) for i, p in enumerate(config.sample.prompts)

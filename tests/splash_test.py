@@ -69,6 +69,25 @@ def test_rows_and_heads_are_shared_out():
   np.testing.assert_allclose(y, alone, atol=1e-6)
 
 
+def test_a_sampler_that_shares_out_clips_itself_can_have_long_rows(monkeypatch):
+  """`paint` runs the network on what each device has."""
+  monkeypatch.setattr(attention, 'MOST_SCORES', 1)
+  q, k, v = draw(rows=16)
+  segment = jnp.tile(segments(), (8, 1))
+  alone = attention.attend(q, k, v, segment, segment)
+  mesh = sharding.make_mesh(sharding.MeshConfig(data=4, fsdp=2))
+  with sharding.use(mesh):
+    rows = P(('data', 'fsdp'))
+    run = jax.shard_map(
+      lambda q, k, v, s: attention.attend(q, k, v, s, s),
+      in_specs=(rows,) * 4,
+      out_specs=rows,
+      check_vma=False,
+    )
+    y = jax.jit(run)(q, k, v, segment)
+  np.testing.assert_allclose(y, alone, atol=1e-6)
+
+
 @pytest.fixture
 def chips():
   """Eight chips of a v5p, to compile for."""

@@ -169,6 +169,8 @@ def _read_rows(path: epath.Path) -> Iterator[Row]:
   for number, line in enumerate(path.read_text().splitlines(), 1):
     try:
       fields = json.loads(line)
+      if 'slots' not in fields:
+        raise ValueError('it has no text slots; prepare the corpus again')
       captions = list(fields['captions'])
       yield Row(
         fields['id'], tuple(fields['size']), captions, int(fields['slots'])

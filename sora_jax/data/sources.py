@@ -131,7 +131,7 @@ class FolderSource:
 
 
 class Mixed:
-  """A source in which another one has every fourth place, over and over."""
+  """A source among whose clips every fourth is another one's, over and over."""
 
   EVERY = 4
 
@@ -162,7 +162,8 @@ class Mixed:
   def _at(self, index: int) -> tuple[Any, int]:
     turn, place = divmod(_checked(index, len(self)), self.EVERY)
     if place < self.EVERY - 1:
-      return self._source, index
+      # One after the other, as what a clip is may go by its number's remainder.
+      return self._source, turn * (self.EVERY - 1) + place
     return self._beside, turn % len(self._beside)
 
 

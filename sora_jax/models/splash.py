@@ -29,7 +29,8 @@ def attend(
 ) -> Float[Array, 'B N A K']:
   """Softmax attention of tokens to those of their segment; 0 is empty.
 
-  Rows and heads are shared out over the mesh that is set, if one is.
+  Rows and heads are shared out over the mesh that is set, if one is and the
+  caller has not done so.
 
   Args:
     q: queries.
@@ -46,7 +47,9 @@ def attend(
     x.swapaxes(1, 2), ((0, 0), (0, 0), (0, fill), (0, 0))
   )
   run = functools.partial(_tiles, tile=tile, interpret=interpret)
-  if not jax.sharding.get_abstract_mesh().empty:
+  mesh = jax.sharding.get_abstract_mesh()
+  # A caller that has shared out rows itself gives what one device has.
+  if set(mesh.axis_names) - set(mesh.manual_axes):
     spec = nn.logical_to_mesh_axes(('batch', 'heads', None, None))
     rows = nn.logical_to_mesh_axes(('batch', None))
     run = jax.shard_map(
