@@ -21,7 +21,7 @@ from sora_jax import (
   objectives,
   prepare,
 )
-from sora_jax.data import latents, pipeline, plan
+from sora_jax.data import latents, pipeline, plan, transforms
 
 LEVELS = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
 ROWS = 8  # of a batch
@@ -42,7 +42,15 @@ def loss_by_level(
     data: of the clips; each is seen once, whole.
     workdir: where their latents are kept, until they are used.
     levels: between 0 and 1.
+
+  Raises:
+    ValueError: the model does not read bytes.
   """
+  if networks.tokenizer.encode is not transforms.byte_ids:
+    raise ValueError(
+      'losses by level are of models that read bytes; this one has a tokenizer '
+      'of its own'
+    )
   config = networks.config
   place = epath.Path(workdir) / 'heldout'
   if place.exists():

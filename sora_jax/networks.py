@@ -87,14 +87,18 @@ def _config_of(model: directory.Model, path: epath.Path) -> config_lib.Config:
   return config
 
 
-def _read_run(path: epath.Path) -> Networks:
+def _read_run_config(path: epath.Path) -> config_lib.Config:
   try:
     saved = json.loads((path / 'config.json').read_text())
-  except ValueError as error:
+  except (ValueError, OSError) as error:
     raise ValueError(f'{path / "config.json"}: {error}') from error
   if 'config' not in saved:
     raise ValueError(f'{path / "config.json"} is not that of a run')
-  config = config_lib.from_dict(config_lib.Config, saved['config'])
+  return config_lib.from_dict(config_lib.Config, saved['config'])
+
+
+def _read_run(path: epath.Path) -> Networks:
+  config = _read_run_config(path)
   shapes = {name: _restorable(abstract(config, name)) for name in KINDS}
   if config.stage is config_lib.Stage.AUTOENCODER:
     if directory.is_model(path / 'model'):  # statistics come with the export
@@ -214,10 +218,12 @@ def read_tokenizer(config: config_lib.Config) -> tokenizer_lib.Tokenizer:
     ValueError: it cannot be read.
   """
   place = epath.Path(config.text_from)
-  if not config.text_from or not directory.is_model(place):
+  if not config.text_from:
     return tokenizer_lib.BYTES
-  folder = place / directory.TOKENIZER
-  return tokenizer_lib.from_files(directory.read_tokenizer(place), folder)
+  if directory.is_model(place):
+    folder = place / directory.TOKENIZER
+    return tokenizer_lib.from_files(directory.read_tokenizer(place), folder)
+  return read_tokenizer(_read_run_config(place))
 
 
 def check_statistics(config: config_lib.Config, place: epath.PathLike) -> None:

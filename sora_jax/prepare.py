@@ -16,6 +16,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from sora_jax import (
@@ -35,8 +36,19 @@ EncodeText = Callable[[str, int], list[int]]  # of a tokenizer
 
 # Clips of one size that are encoded together.
 ENCODE_BATCH = 8
+# Pixels of all their frames that are encoded at once; it bounds memory.
+MOST_PIXELS = 2**24
 # Clips that may wait for others of their size, which bounds memory.
 MOST_WAITING = 64
+
+
+def check(config: config_lib.Config) -> None:
+  """Raises ValueError for a corpus that is not to be prepared."""
+  if config.data.beside:
+    raise ValueError(
+      f'data.beside={config.data.beside}: only an autoencoder learns from two '
+      'corpora'
+    )
 
 
 def main(config: config_lib.Config, flags: types.SimpleNamespace) -> None:
@@ -44,6 +56,7 @@ def main(config: config_lib.Config, flags: types.SimpleNamespace) -> None:
   if flags.data:
     config.data.corpus = pipeline.Corpus.FOLDER
     config.data.path = flags.data
+  check(config)
   sharding.use_cores(ENCODE_BATCH)
   frozen = networks_lib.read_frozen(config)
   out = epath.Path(config.data.latents or epath.Path(flags.workdir) / 'latents')
@@ -91,12 +104,7 @@ def prepare(
   devices = jax.local_devices()
   devices = devices[: math.gcd(ENCODE_BATCH, len(devices))]
   mesh = sharding.make_mesh(sharding.MeshConfig(), devices)
-  encode = jax.jit(
-    lambda params, video: autoencoder.encode(
-      config.autoencoder, params, objectives.to_pixels(video)
-    ),
-    in_shardings=(sharding.replicated(mesh), sharding.batch_sharding(mesh)),
-  )
+  encode = _make_encoder(config.autoencoder, mesh)
   features = _feature_fn(config, frozen.get('text'), encode_text)
   net, restarts = config.autoencoder, pieces.restarts(config.data.shares)
   count, used = 0, set()
@@ -105,15 +113,14 @@ def prepare(
       # The last clip is repeated to fill the one shape that is compiled.
       fill = [clips[min(i, len(clips) - 1)] for i in range(ENCODE_BATCH)]
       video = np.stack([clip.video for clip in fill])
-      z = np.asarray(encode(frozen['autoencoder'], video))
+      z = encode(frozen['autoencoder'], video)
       again = [None] * len(clips)
       if restarts and z.shape[1] > 1:
         at = pieces.restart_at(z.shape[1], count // ENCODE_BATCH)
         # Of the same length, which is compiled already: what follows the end
         # changes nothing before it.
         later = np.roll(video, -net.time * at, axis=1)
-        again = np.asarray(encode(frozen['autoencoder'], later))
-        again = again[:, 1 : z.shape[1] - at]
+        again = encode(frozen['autoencoder'], later)[:, 1 : z.shape[1] - at]
       for clip, latent, restart in zip(clips, z, again, strict=False):
         captions = clip.caption.splitlines() or ['']
         slots = max(_slots(c, config, encode_text) for c in captions)
@@ -141,6 +148,32 @@ def prepare(
       info['empty_features'] = empty.tolist()
       info['text_width'] = empty.shape[-1]
     writer.finish(info)
+
+
+def _make_encoder(
+  config: autoencoder.AutoencoderConfig, mesh: Mesh
+) -> Callable[[Params, np.ndarray], np.ndarray]:
+  """uint8 [ENCODE_BATCH, T, H, W, 3] to latents, in as few chunks as fit."""
+
+  @jax.jit
+  def step(params, stream, video):
+    pixels = objectives.to_pixels(video)
+    return autoencoder.encode_chunk(config, params, stream, pixels)
+
+  def encode(params, video):
+    params = jax.device_put(params, sharding.replicated(mesh))
+    _, frames, height, width, _ = video.shape
+    most = MOST_PIXELS // (ENCODE_BATCH * height * width)
+    chunk = max(config.time, most // config.time * config.time)
+    stream, parts, start = {}, [], 0
+    for stop in (*range(1 + chunk, frames, chunk), frames):
+      part = jax.device_put(video[:, start:stop], sharding.batch_sharding(mesh))
+      stream, z = step(params, stream, part)
+      parts.append(np.asarray(z))
+      start = stop
+    return np.concatenate(parts, axis=1)
+
+  return encode
 
 
 def _slots(

@@ -119,11 +119,8 @@ def check(config: config_lib.Config) -> None:
       f'mesh.context={config.mesh.context}: tokens are not shared out yet; '
       'take fsdp or tensor'
     )
-  if config.data.beside and config.stage is not config_lib.Stage.AUTOENCODER:
-    raise ValueError(
-      f'data.beside={config.data.beside}: only an autoencoder learns from two '
-      'corpora'
-    )
+  if config.stage is not config_lib.Stage.AUTOENCODER:
+    prepare.check(config)
   optimizer.check(config.optim)
   pipeline.check(config.data)
   flow.check(config.denoising.level)

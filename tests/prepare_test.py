@@ -64,8 +64,13 @@ def test_every_clip_of_a_world_is_encoded_at_its_own_size(model, tmp_path):
     prepare.main(config, flags)
 
 
-def test_a_second_stream_starts_anew_where_it_is_needed(model, tmp_path):
+@pytest.mark.parametrize('chunk', [4, 99])
+def test_a_second_stream_starts_anew_where_it_is_needed(
+  model, tmp_path, monkeypatch, chunk
+):
   path, networks = model
+  pixels = prepare.ENCODE_BATCH * 32 * 32 * chunk
+  monkeypatch.setattr(prepare, 'MOST_PIXELS', pixels)
   config = world(model)
   config.data.sizes, config.data.shares.end = ('32x32x17',), 0.5
   config.data.limits.tokens = 99
@@ -84,12 +89,15 @@ def test_a_second_stream_starts_anew_where_it_is_needed(model, tmp_path):
   assert len(starts) == 2  # of ten clips, encoded eight at a time
 
 
-def test_files_keep_their_aspect_and_broken_ones_are_left_out(model, tmp_path):
+@pytest.mark.parametrize('workers', [0, 2])
+def test_files_keep_their_aspect_and_broken_ones_are_left_out(
+  model, tmp_path, workers
+):
   folder = tiny.write_videos(
     tmp_path / 'videos', [(11, 64, 32), (5, 32, 64), (9, 40, 40), (1, 32, 32)]
   )
   config = world(model, path=str(folder), corpus=pipeline.Corpus.FOLDER)
-  config.data.sizes = ('32x32x5',)
+  config.data.sizes, config.data.workers = ('32x32x5',), workers
   corpus.open_corpus(config.data, tmp_path)
   # Broken only then, and with its old time: what a failing disk does.
   file, stat = folder / '2.mp4', (folder / '2.mp4').stat()
