@@ -104,7 +104,7 @@ def prepare(
   devices = jax.local_devices()
   devices = devices[: math.gcd(ENCODE_BATCH, len(devices))]
   mesh = sharding.make_mesh(sharding.MeshConfig(), devices)
-  encode = _make_encoder(config.autoencoder, mesh)
+  encode = _make_encoder(config.autoencoder, frozen['autoencoder'], mesh)
   features = _feature_fn(config, frozen.get('text'), encode_text)
   net, restarts = config.autoencoder, pieces.restarts(config.data.shares)
   count, used = 0, set()
@@ -113,14 +113,14 @@ def prepare(
       # The last clip is repeated to fill the one shape that is compiled.
       fill = [clips[min(i, len(clips) - 1)] for i in range(ENCODE_BATCH)]
       video = np.stack([clip.video for clip in fill])
-      z = encode(frozen['autoencoder'], video)
+      z = encode(video)
       again = [None] * len(clips)
       if restarts and z.shape[1] > 1:
         at = pieces.restart_at(z.shape[1], count // ENCODE_BATCH)
         # Of the same length, which is compiled already: what follows the end
         # changes nothing before it.
         later = np.roll(video, -net.time * at, axis=1)
-        again = encode(frozen['autoencoder'], later)[:, 1 : z.shape[1] - at]
+        again = encode(later)[:, 1 : z.shape[1] - at]
       for clip, latent, restart in zip(clips, z, again, strict=False):
         captions = clip.caption.splitlines() or ['']
         slots = max(_slots(c, config, encode_text) for c in captions)
@@ -151,17 +151,20 @@ def prepare(
 
 
 def _make_encoder(
-  config: autoencoder.AutoencoderConfig, mesh: Mesh
-) -> Callable[[Params, np.ndarray], np.ndarray]:
+  config: autoencoder.AutoencoderConfig, params: Params, mesh: Mesh
+) -> Callable[[np.ndarray], np.ndarray]:
   """uint8 [ENCODE_BATCH, T, H, W, 3] to latents, in as few chunks as fit."""
+  # From the host: with several processes, an array of one device is not moved
+  # to others, those of its own process included.
+  params = jax.tree.map(np.asarray, params)
+  params = jax.device_put(params, sharding.replicated(mesh))
 
   @jax.jit
   def step(params, stream, video):
     pixels = objectives.to_pixels(video)
     return autoencoder.encode_chunk(config, params, stream, pixels)
 
-  def encode(params, video):
-    params = jax.device_put(params, sharding.replicated(mesh))
+  def encode(video):
     _, frames, height, width, _ = video.shape
     most = MOST_PIXELS // (ENCODE_BATCH * height * width)
     chunk = max(config.time, most // config.time * config.time)

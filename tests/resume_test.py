@@ -77,8 +77,8 @@ def run(request, places, monkeypatch, one_device):
   batches_from = pipeline.iterate
 
   def run(workdir, stop=None):
-    def iterate(make_batch, start, config):
-      batches = batches_from(make_batch, start, config)
+    def iterate(make_batch, start, *args, **kwargs):
+      batches = batches_from(make_batch, start, *args, **kwargs)
       for step, batch in zip(itertools.count(start), batches, strict=False):
         if step == stop:
           raise Interrupted
