@@ -21,6 +21,11 @@ def get_config(place: str = '') -> config_lib.Config:
   if not place:
     raise ValueError('name a model, as --config=experiments/wan.py:DIR')
   config = networks.describe(place)
+  if config.sample.boundary:
+    raise ValueError(
+      f'{place} has two experts, of which only one would be trained; take a '
+      'model of one transformer'
+    )
   config.init_from = config.autoencoder_from = config.text_from = place
   config.model.remat = True
   config.data.corpus = pipeline.Corpus.FOLDER

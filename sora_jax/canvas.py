@@ -33,6 +33,8 @@ class Canvas(NamedTuple):
   position: Int[np.ndarray, ' F']  # in time, as the network is told
   index: Int[np.ndarray, ' F']  # in the clip; this names the noise
   loop: bool = False
+  # What a network that has channels for it sees beside the noise.
+  beside: Float[np.ndarray, 'F h w K'] | None = None
 
   @property
   def lines(self) -> int:

@@ -56,8 +56,15 @@ class SampleConfig:
   shift: float = 0.0  # of its levels toward noise; 0: denoising.level says
   guidance: float = 3.0  # scale; 1 is off
   guidance_rule: str = 'cfg'  # of guidance.RULES
+  # Of a model of two experts: the level from which down the second one
+  # predicts, with a scale of its own; 0: there is one.
+  boundary: float = 0.0
+  guidance_below: float = 3.0
   guidance_low: float = 0.0  # levels above this are guided
   guidance_high: float = 1.0  # up to this one
+  # The network was taught one level a clip: what is known is noised along with
+  # the rest, and put back at the end.
+  one_level: bool = False
   micro_batch: int = 4  # clips that run together; bits depend on it
   # By how much a prediction may change, as a share of it, before the network
   # is called again; 0 calls it always. And by how much it does from step to

@@ -101,8 +101,16 @@ def check(config: config_lib.Config, settings: Settings) -> None:
       f'guidance_high={settings.guidance_high} must be levels, 0 to 1, the '
       'low one first'
     )
-  if not np.isfinite(settings.guidance):
-    raise ValueError(f'guidance={settings.guidance} must be a finite number')
+  for name in ('guidance', 'guidance_below'):
+    if not np.isfinite(getattr(settings, name)):
+      raise ValueError(
+        f'{name}={getattr(settings, name)} must be a finite number'
+      )
+  if not 0 <= settings.boundary < 1:
+    raise ValueError(
+      f'boundary={settings.boundary} must be a level between two experts, or 0 '
+      'where there is one'
+    )
   if not 0 <= settings.shift < np.inf:
     raise ValueError(f'shift={settings.shift} must be above 0, or 0 for none')
   stepcache.check(settings.cache, config.sample.cache_curve)
@@ -211,7 +219,8 @@ def make_stream(
   what is known, but not in where. Those without one have an empty one, of
   `settings.size`.
   """
-  missing = set(networks_lib.KINDS) - set(networks.params)
+  needed = {*networks_lib.KINDS, *(('dit_low',) if settings.boundary else ())}
+  missing = needed - set(networks.params)
   if missing:
     raise ValueError(
       f'the model has no {" and no ".join(sorted(missing))}; give one that a '
@@ -278,10 +287,13 @@ def _window_painter(
   def paint_window(canvases, rows):
     known = np.stack([canvas.known for canvas in canvases])
     layout = canvases[0]
+    beside = _beside(config, canvases)
     if not layout.start.any():
       return jnp.asarray(known)
     patch = config.model.patch
     rows = rows._replace(known=tokens.patchify(known, patch))
+    if beside is not None:
+      rows = rows._replace(beside=tokens.patchify(beside, patch))
     run = sampler(len(layout.start) if layout.loop else 0)
     with sharding.use(mesh):
       shared = jax.device_put(
@@ -291,6 +303,22 @@ def _window_painter(
       return tokens.unpatchify(values, layout.start.shape, patch)
 
   return paint_window
+
+
+def _beside(
+  config: config_lib.Config, canvases: list[canvas_lib.Canvas]
+) -> Float[np.ndarray, 'B F h w K'] | None:
+  """What the network sees beside the noise; ValueError: it is not there."""
+  channels = config.model.condition_channels
+  found = {0 if c.beside is None else c.beside.shape[-1] for c in canvases}
+  if found != {channels}:
+    raise ValueError(
+      f'canvas: {sorted(found)} channels beside the noise; the network sees '
+      f'{channels} (`tasks.beside` makes them)'
+    )
+  return (
+    np.stack([np.asarray(c.beside) for c in canvases]) if channels else None
+  )
 
 
 def schedule(

@@ -46,7 +46,7 @@ RULES = {'cfg': classifier_free, 'zero_star': zero_star}
 
 
 def within(
-  scale: float,
+  scale: float | Float[Array, ''],
   level: Float[Array, '*S'],
   low: float | Float[Array, ''],
   high: float | Float[Array, ''],

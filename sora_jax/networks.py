@@ -17,14 +17,21 @@ from jaxtyping import Array, Key
 
 from sora_jax import checkpoint, config as config_lib, published, sharding
 from sora_jax.data import tokenizer as tokenizer_lib
-from sora_jax.models import autoencoder, contrast, dit, text
+from sora_jax.models import (
+  abstract as abstract_lib,
+  autoencoder,
+  contrast,
+  dit,
+  text,
+)
 from sora_jax.weights import directory
 
 Params = Any
 
 SHIPPED = epath.Path(__file__).parent / 'weights' / 'balls'
 
-# Name of a network -> field of the config, and how its parameters are made.
+# Name of a network that is trained here -> field of the config, and how its
+# parameters are made.
 KINDS = {
   'dit': ('model', dit.init),
   'text': ('text', text.init),
@@ -33,7 +40,7 @@ KINDS = {
 
 
 class Networks(NamedTuple):
-  """Networks by name ('dit', 'text', 'autoencoder').
+  """Networks by name: those of KINDS, and of a model of two experts 'dit_low'.
 
   Of the config, only what describes the networks and how to sample is used.
   """
@@ -81,10 +88,17 @@ def describe(path: epath.PathLike) -> config_lib.Config:
 def _config_of(model: directory.Model, path: epath.Path) -> config_lib.Config:
   config = config_lib.from_dict(config_lib.Config, model.sampling)
   for name, part in model.configs.items():
-    setattr(config, KINDS[name][0], part)
+    if name == 'dit_low' and part != model.configs.get('dit'):
+      raise ValueError(f'{path}: its two experts must be of one config')
+    setattr(config, field(name), part)
   if not model.sampling and 'dit' in model.configs:
     published.sampling(config, model, path)
   return config
+
+
+def field(name: str) -> str:
+  """The field of a config that describes a network."""
+  return KINDS[name.removesuffix('_low')][0]
 
 
 def _read_run_config(path: epath.Path) -> config_lib.Config:
@@ -135,9 +149,8 @@ def _restorable(boxed: Params) -> Params:
 
 def abstract(config: config_lib.Config, name: str) -> Params:
   """Shapes of one network's parameters, boxed with their logical axes."""
-  field, init = KINDS[name]
-  part = getattr(config, field)
-  return jax.eval_shape(lambda key: init(part, key), jax.random.key(0))
+  init = KINDS[name.removesuffix('_low')][1]
+  return abstract_lib.params(init, getattr(config, field(name)))
 
 
 def make_init(config: config_lib.Config, names: tuple[str, ...]) -> Any:
@@ -147,8 +160,7 @@ def make_init(config: config_lib.Config, names: tuple[str, ...]) -> Any:
     keys = jax.random.split(key, len(names))
     made = {}
     for name, key_network in zip(names, keys, strict=True):
-      field, init_network = KINDS[name]
-      made[name] = init_network(getattr(config, field), key_network)
+      made[name] = KINDS[name][1](getattr(config, field(name)), key_network)
     return made
 
   return init
@@ -163,7 +175,7 @@ def init_towers(config: config_lib.Config, key: Key[Array, '']) -> Params:
 def write(path: epath.PathLike, networks: Networks, dtype: str) -> None:
   """Writes a model directory with weights of one dtype."""
   config = networks.config
-  parts = {name: getattr(config, KINDS[name][0]) for name in networks.params}
+  parts = {name: getattr(config, field(name)) for name in networks.params}
   told = 'text' in parts
   model = directory.Model(
     parts,
@@ -171,6 +183,7 @@ def write(path: epath.PathLike, networks: Networks, dtype: str) -> None:
     sampling(config),
     scheduler=published.scheduler(config) if 'dit' in parts else {},
     tokenizer=networks.tokenizer.files if told else {},
+    index=published.index(config) if 'dit' in parts else {},
   )
   directory.write(path, model, dtype)
 
@@ -205,8 +218,7 @@ def read_frozen(config: config_lib.Config) -> dict[str, Params]:
       if name not in found.params:
         raise ValueError(f'{name}_from={place} has no {name}')
       frozen[name] = jax.tree.map(jnp.asarray, found.params[name])
-      field = KINDS[name][0]
-      setattr(config, field, getattr(found.config, field))
+      setattr(config, field(name), getattr(found.config, field(name)))
   check_statistics(config, config.autoencoder_from)
   return frozen
 
@@ -251,7 +263,7 @@ def config_digest(networks: Networks, cache: float) -> str:
     networks: The model.
     cache: The tolerance; the curve is used, and so counts, above 0 alone.
   """
-  names = ['denoising', *(KINDS[name][0] for name in sorted(networks.params))]
+  names = ['denoising', *(field(name) for name in sorted(networks.params))]
   fields = {n: config_lib.to_dict(getattr(networks.config, n)) for n in names}
   if cache:
     fields['cache_curve'] = networks.config.sample.cache_curve
@@ -280,6 +292,6 @@ def read_start(
     if shapes(expected) != shapes(params):
       raise ValueError(
         f'init_from={config.init_from}: its {name} has other shapes than '
-        f'{KINDS[name][0]} of this config'
+        f'{field(name)} of this config'
       )
   return start

@@ -80,7 +80,7 @@ def denoise(
   level: Float[Array, 'B G'],
   pack: batch.Pack,
   features: Float[Array, 'B L E'],
-) -> Float[Array, 'B N P']:
+) -> Float[Array, 'B N P_out']:
   """The network's prediction for the tokens `x` of a pack."""
   return dit.SpacetimeDiT(config).apply(
     {'params': params},

@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import einops
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +29,7 @@ from sora_jax import (
   sharding,
   stepcache,
 )
+from sora_jax.models import dit
 
 Params = Any
 
@@ -44,6 +46,9 @@ class Settings(NamedTuple):
   guidance_rule: str
   guidance_low: float
   guidance_high: float
+  boundary: float
+  guidance_below: float
+  one_level: bool
   micro_batch: int
   window: int
   overlap: int
@@ -68,6 +73,7 @@ class Rows(NamedTuple):
   known: Any  # float32 [B, N, P]
   text_ids: Any  # int32 [B, 2, L]: of the prompt, and of what to move away from
   text_segment: Any  # int32 [B, 2, L]: line of the prompt, from 1; 0: empty
+  beside: Any = None  # float32 [B, N, P_beside]: patches beside the noisy ones
 
 
 def make_sampler(
@@ -118,16 +124,29 @@ def _walk(
   """A micro-batch from its noise to its latents."""
   noise = functools.partial(_noise, shared.plan, rows.seed)
   start = jnp.broadcast_to(shared.plan.start, rows.known.shape[:2])
-  return samplers.integrate(
-    _predict(config, settings, shared, rows, wrap),
-    _velocity(settings, shared.levels),
-    flow.interpolate(rows.known, noise('noise'), start),
+  is_known, drawn = (start == 0)[..., None], noise('noise')
+  if settings.one_level:
+    start = jnp.where(start == 0, shared.plan.start.max(), start)
+
+  def noised(x, level):
+    """Known tokens are as noisy as the others, where they must be."""
+    if not settings.one_level:
+      return x
+    return jnp.where(is_known, flow.interpolate(rows.known, drawn, level), x)
+
+  walk = samplers.integrate(
+    _predict(config, settings, shared, rows, wrap, noised),
+    _velocity(settings, shared),
+    flow.interpolate(rows.known, drawn, start),
     start,
     shared.levels,
     samplers.SAMPLERS[settings.sampler],
     lambda step: noise('sampler', step),
     shared.calls,
   )
+  if settings.one_level:
+    walk = walk._replace(x=jnp.where(is_known, rows.known, walk.x))
+  return walk
 
 
 def on_each_device(
@@ -169,7 +188,10 @@ def _noise(
 
 def _ways(settings: Settings) -> int:
   """Rows of the network for a clip: with the prompt, and without if guided."""
-  return 1 if settings.guidance == 1.0 else 2
+  scales = {settings.guidance}
+  if settings.boundary:
+    scales.add(settings.guidance_below)
+  return 1 if scales == {1.0} else 2
 
 
 def _predict(
@@ -178,6 +200,7 @@ def _predict(
   shared: Shared,
   rows: Rows,
   wrap: int,
+  noised: Callable[[Array, Array], Array],
 ) -> samplers.PredictFn:
   """The clean data that the network sees in each row of a micro-batch."""
   ways = _ways(settings)
@@ -186,20 +209,54 @@ def _predict(
   text = objectives.text_features(config.text, params.get('text'), pack)
 
   def predict_fn(x, level):
-    x_rows = jnp.repeat(x, ways, axis=0)
+    x_rows = jnp.repeat(noised(x, level), ways, axis=0)
     level_rows = jnp.repeat(level, ways, axis=0)
     seen = pack
     if wrap:
       seen = pack._replace(position=_turned(pack.position, level, levels, wrap))
     told = _told(level_rows, levels, shared.times)[:, plan.first]
-    prediction = objectives.denoise(
-      config.model, params['dit'], x_rows, told, seen, text
-    )
+    x_seen = x_rows
+    if rows.beside is not None:
+      x_seen = _join(
+        x_rows, jnp.repeat(rows.beside, ways, axis=0), config.model
+      )
+
+    def expert(name):
+      return objectives.denoise(
+        config.model, params[name], x_seen, told, seen, text
+      )
+
+    if settings.boundary:
+      prediction = jax.lax.cond(
+        told.max() < settings.boundary,
+        lambda: expert('dit_low'),
+        lambda: expert('dit'),
+      )
+    else:
+      prediction = expert('dit')
     return flow.to_x0(
       prediction, x_rows, level_rows, config.denoising.prediction
     )
 
   return predict_fn
+
+
+def _join(
+  x: Float[Array, 'R N P'],
+  beside: Float[Array, 'R N P_beside'],
+  model: dit.DiTConfig,
+) -> Float[Array, 'R N P+P_beside']:
+  """Patches of more channels, of which the noisy ones come first."""
+  split = lambda patches, channels: einops.rearrange(
+    patches, 'R N (L C) -> R N L C', C=channels
+  )
+  parts = (
+    split(x, model.channels),
+    split(beside, model.condition_channels),
+  )
+  return einops.rearrange(
+    jnp.concatenate(parts, axis=-1), 'R N L C -> R N (L C)'
+  )
 
 
 def _told(
@@ -216,11 +273,9 @@ def _told(
   return jnp.where(scheduled, jnp.take(times, place), level)
 
 
-def _velocity(
-  settings: Settings, levels: Float[Array, ' E']
-) -> samplers.VelocityFn:
+def _velocity(settings: Settings, shared: Shared) -> samplers.VelocityFn:
   """Guided velocity of a micro-batch by its clean data."""
-  ways = _ways(settings)
+  ways, levels = _ways(settings), shared.levels
   rule = guidance.RULES[settings.guidance_rule]
 
   def velocity_fn(clean, x, level):
@@ -232,8 +287,14 @@ def _velocity(
     )
     if ways == 1:
       return velocity
+    scale = jnp.float32(settings.guidance)
+    if settings.boundary:
+      told = _told(level, levels, shared.times).max()
+      scale = jnp.where(
+        told < settings.boundary, settings.guidance_below, scale
+      )
     scale = guidance.within(
-      settings.guidance, level, settings.guidance_low, settings.guidance_high
+      scale, level, settings.guidance_low, settings.guidance_high
     )
     velocity = rule(velocity[0::2], velocity[1::2], scale)
     if settings.guidance_rule == 'zero_star':

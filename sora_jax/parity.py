@@ -24,7 +24,12 @@ from sora_jax.weights import directory
 
 Params = Any
 # Of differences, for numbers around 1; a wrong network is off by far more.
-BOUNDS = {'transformer': 2e-5, 'vae': 5e-5, 'text_encoder': 5e-5}
+BOUNDS = {
+  'transformer': 2e-5,
+  'transformer_2': 2e-5,
+  'vae': 5e-5,
+  'text_encoder': 5e-5,
+}
 CAPTIONS = (
   'a small red ball rolls right at speed 2.0',
   'Eine Katze &amp; ein Hund,  im   Schnee.',
@@ -70,23 +75,27 @@ def compare(path: epath.Path) -> Iterator[Row]:
   torch = _library('torch')
   torch.set_grad_enabled(False)
   index = directory.read_index(path)
-  networks_of = {'dit': _dit, 'autoencoder': _autoencoder, 'text': _text}
+  networks_of = {
+    'dit': _dit,
+    'dit_low': _dit,
+    'autoencoder': _autoencoder,
+    'text': _text,
+  }
   with jax.default_matmul_precision('highest'):
-    for name, kind in directory.KINDS.items():
-      if index.get(kind.folder):
-        config = dataclasses.replace(
-          directory.read_config(path, name), dtype='float32'
-        )
-        params = jax.tree.map(
-          jnp.asarray, directory.read_params(path, name, config)
-        )
-        library, class_name = index[kind.folder]
-        network = getattr(_library(library), class_name)
-        theirs = network.from_pretrained(str(path / kind.folder))
-        theirs = theirs.float().eval()
-        for what, (a, b) in networks_of[name](config, params, theirs):
-          yield _row(kind.folder, what, a, b)
-        del params, theirs
+    for name in directory.named(index):
+      folder = directory.KINDS[name].folder
+      config = dataclasses.replace(
+        directory.read_config(path, name), dtype='float32'
+      )
+      params = jax.tree.map(
+        jnp.asarray, directory.read_params(path, name, config)
+      )
+      library, class_name = index[folder]
+      network = getattr(_library(library), class_name)
+      theirs = network.from_pretrained(str(path / folder)).float().eval()
+      for what, (a, b) in networks_of[name](config, params, theirs):
+        yield _row(folder, what, a, b)
+      del params, theirs
   if index.get(directory.TOKENIZER):
     yield _tokenizer(path / directory.TOKENIZER)
 

@@ -211,6 +211,11 @@ def _check_fit(config: config_lib.Config) -> None:
   """Raises ValueError where the networks do not fit one another."""
   dit.check(config.model)
   text.check(config.text)
+  if config.model.condition_channels:
+    raise ValueError(
+      f'{config.model.condition_channels=}: channels beside the noise cannot '
+      'be trained; take a network that has none'
+    )
   latent, features = config.autoencoder.channels, config.text.width
   if config.model.channels != latent:
     raise ValueError(

@@ -212,6 +212,13 @@ def scene_of(
   size, window = settings.size, settings.window
   scene = task.build(Asked(networks, size, window, max(lines), **values))
   _check_seen(name, task, scene, window)
+  if networks.config.model.condition_channels:
+    if len(scene.keep) > window:
+      raise ValueError(
+        f'--task={name}: the model sees all that is known at once, so '
+        f'{len(scene.keep)} frames must be {window} or fewer'
+      )
+    scene = tasks.beside(networks, scene)
   return scene
 
 

@@ -32,6 +32,16 @@ def scheduler(config: config_lib.Config) -> dict[str, Any]:
   }
 
 
+def index(config: config_lib.Config) -> dict[str, Any]:
+  """What the index of one of our models tells diffusers, but for its parts."""
+  image = config.model.condition_channels
+  return {
+    '_class_name': 'WanImageToVideoPipeline' if image else 'WanPipeline',
+    'boundary_ratio': config.sample.boundary or None,
+    'expand_timesteps': not config.sample.one_level,
+  }
+
+
 def sampling(
   config: config_lib.Config, model: directory.Model, path: epath.Path
 ) -> None:
@@ -59,21 +69,30 @@ def sampling(
   shift = said.get('flow_shift', 1.0)
   if type(shift) not in (int, float) or not 0 < shift < 1000:
     raise ValueError(f'{where}: flow_shift={shift!r} must be above 0')
-  if model.index.get('boundary_ratio') is not None:
+  boundary = model.index.get('boundary_ratio')
+  if (boundary is None) != ('dit_low' not in model.configs):
     raise ValueError(
-      f'{path} has two experts, of which one would be left out: they cannot '
-      'be sampled yet'
+      f'{path / directory.INDEX}: boundary_ratio={boundary!r}, and there is '
+      f'{"one transformer" if boundary else "a second transformer"}; the two '
+      'come together'
     )
-  if model.configs['dit'].condition_channels:
+  if boundary is not None and not (
+    type(boundary) is float and 0 < boundary < 1
+  ):
     raise ValueError(
-      f'{path}: its transformer sees an image beside the noise, in '
-      f'{model.configs["dit"].condition_channels} channels, which cannot be '
-      'sampled yet'
+      f'{path / directory.INDEX}: boundary_ratio={boundary!r} must be a number '
+      'between 0 and 1'
     )
   config.denoising.prediction = PREDICTIONS[said['prediction_type']]
   sample = config.sample
   sample.sampler, sample.schedule, sample.shift = 'unipc', 'wan', float(shift)
   sample.steps, sample.guidance = 50, 5.0
+  if boundary:  # as in A14B
+    sample.boundary, sample.steps = boundary, 40
+    image = model.configs['dit'].condition_channels
+    sample.guidance = 3.5 if image else 4.0
+    sample.guidance_below = 3.5 if image else 3.0
+  sample.one_level = not model.index.get('expand_timesteps', False)
   sample.size, sample.fps, sample.window = '832x480x81', 16.0, 81
   if config.autoencoder.space == 16:  # as in TI2V-5B
     sample.size, sample.fps, sample.window = '1280x704x121', 24.0, 121

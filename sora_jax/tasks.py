@@ -46,7 +46,8 @@ class Scene(NamedTuple):
     """SHA-256 of all that a prompt and a seed are answered with."""
     digest = hashlib.sha256()
     for part in (*self.canvas, *self[1:]):
-      digest.update(np.ascontiguousarray(part).data)
+      if part is not None:
+        digest.update(np.ascontiguousarray(part).data)
     return digest.hexdigest()
 
   def finish(self, made: Iterable[Video]) -> Iterator[Video]:
@@ -76,6 +77,55 @@ def make_encoder(networks: generate.Networks) -> Encode:
     return np.asarray(run(params, video[None])[0])
 
   return encode
+
+
+def beside(networks: generate.Networks, scene: Scene) -> Scene:
+  """The scene for a network that sees what is known beside the noise.
+
+  Its canvas has nothing known: the network is shown the known frames, with grey
+  between them, as one clip's latent, and of each frame whether it is known,
+  four to a latent and the first one four times. So A14B-I2V takes its image.
+
+  Raises:
+    ValueError: no frame is known as a whole, one is in part, or a network that
+      sees something else.
+  """
+  config = networks.config
+  channels, time = config.model.condition_channels, config.autoencoder.time
+  wanted = time + config.autoencoder.channels
+  if channels != wanted:
+    raise ValueError(
+      f'the network sees {channels} channels beside the noise; {wanted} would '
+      'be a mask and a latent'
+    )
+  known = scene.keep[:, 0, 0]
+  if (scene.keep != known[:, None, None]).any() or set(known) - {0.0, 1.0}:
+    raise ValueError(
+      'the network sees whole frames beside the noise, and no parts of them; '
+      'take --task=animate, keyframes, extend, extend_backwards or connect'
+    )
+  if not known.any():
+    raise ValueError(
+      'the network starts from frames: give some, as --task=animate '
+      '--image=FILE'
+    )
+
+  @jax.jit
+  def run(params, video, known):
+    pixels = objectives.to_pixels(video) * known[None, :, None, None, None]
+    return autoencoder.encode(config.autoencoder, params, pixels)
+
+  params = networks.params['autoencoder']
+  latent = np.asarray(run(params, scene.pixels[None], known)[0])
+  mask = np.concatenate([np.repeat(known[:1], time), known[1:]])
+  mask = mask.reshape(-1, 1, 1, time)
+  mask = np.broadcast_to(mask, (*latent.shape[:3], time))
+  blank = canvas_lib.text_to_video(*latent.shape)
+  canvas = blank._replace(
+    text_of=scene.canvas.text_of,
+    beside=np.concatenate([mask, latent], axis=-1),
+  )
+  return scene._replace(canvas=canvas)
 
 
 def animate(

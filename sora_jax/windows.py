@@ -48,7 +48,10 @@ def cut(canvas: canvas_lib.Canvas, window: Window) -> canvas_lib.Canvas:
   which = np.arange(window.frames)
   if window.at:
     which = np.append(0, window.at + which[:-1])
-  part = canvas_lib.Canvas(*(x[which] for x in canvas[:-1]), loop=canvas.loop)
+  per_frame = ('known', 'start', 'text_of', 'position', 'index')
+  part = canvas._replace(**{
+    name: getattr(canvas, name)[which] for name in per_frame
+  })
   part.start[: window.known] = 0
   if window.at:
     part = part._replace(position=canvas_lib.anchored(window.frames))

@@ -6,6 +6,7 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import PIL.Image
 import pytest
 import safetensors.numpy
 import tiny
@@ -22,6 +23,7 @@ from sora_jax import (  # noqa: E402
   networks,
   paint,
   parity,
+  tasks,
   tokens,
 )
 from sora_jax.weights import directory  # noqa: E402
@@ -173,43 +175,107 @@ def noise_of(found, settings, seed):
   return torch.from_numpy(np.array(z)).permute(0, 4, 1, 2, 3)
 
 
-@pytest.mark.parametrize('steps', [2, 3, 7])
-@pytest.mark.parametrize('kind', list(MODELS)[:2])
-def test_a_prompt_makes_the_same_video(tmp_path, kind, steps):
-  """UniPC with its shift, guidance away from a negative prompt, and all else.
+EXPERTS = 'A14B, T2V'
+IMAGE = 'A14B, I2V'
+PROMPT, NEGATIVE = 'a red ball & a box', 'grey, blurred'
 
-  By the settings that come of the model's own files.
-  """
-  facts = dict(expand_timesteps=True) if 'TI2V' in kind else {}
-  theirs = published.pipeline(tmp_path / 'm', *MODELS[kind](), **facts)
-  found = networks.read(tmp_path / 'm')
-  side = 2 * found.config.autoencoder.space
-  settings = generate.settings_of(found.config.sample)._replace(
-    size=batch.Size(2 * side, side, 9), steps=steps, negative='grey, blurred'
+
+def pipeline_of(place, kind):
+  """A model as diffusers opens it, written to a directory."""
+  if kind in MODELS:
+    facts = dict(expand_timesteps=True) if 'TI2V' in kind else {}
+    return published.pipeline(place, *MODELS[kind](), **facts)
+  shape = published.IMAGE if kind == IMAGE else published.DIT
+  pipelines = {
+    EXPERTS: diffusers.WanPipeline,
+    IMAGE: diffusers.WanImageToVideoPipeline,
+  }
+  second = published.dit(**shape)
+  published.randomise(second, 0.4)
+  return published.pipeline(
+    place,
+    published.dit(**shape),
+    published.vae(**published.VAE_2_1),
+    published.umt5(),
+    kind=pipelines[kind],
+    transformer_2=second,
+    boundary_ratio=0.9 if kind == IMAGE else 0.875,
   )
-  noise = noise_of(found, settings, 5)
-  (made,) = generate.sample(
-    found, [generate.Request('a red ball & a box', 5)], settings
-  )
+
+
+def compare_videos(theirs, made, noise, settings, **more):
+  """Latents to 1e-4, and pixels to a grey value, where a half is rounded."""
   asked = dict(
-    prompt='a red ball & a box',
-    negative_prompt='grey, blurred',
-    height=side,
-    width=2 * side,
-    num_frames=9,
-    num_inference_steps=steps,
-    guidance_scale=5.0,
+    prompt=PROMPT,
+    negative_prompt=NEGATIVE,
+    height=settings.size.height,
+    width=settings.size.width,
+    num_frames=settings.size.frames,
+    num_inference_steps=settings.steps,
+    guidance_scale=settings.guidance,
     max_sequence_length=512,
     latents=noise,
     return_dict=False,
+    **more,
   )
   latent = theirs(output_type='latent', **asked)[0]
   latent = latent.permute(0, 2, 3, 4, 1)[0].numpy()
   difference = np.abs(made.latent - latent).max()
-  print('latent', kind, steps, difference, np.abs(latent).max())
+  print('latent', settings.steps, difference, np.abs(latent).max())
   assert difference <= 1e-4
   video = theirs(output_type='np', **asked)[0][0]
-  # A grey value more or less, where a half is rounded.
   difference = np.abs(made.video / 255 - video).max()
   print('video', difference)
   assert difference <= 0.51 / 255
+
+
+def settings_for(found, steps):
+  """By the model's own files, but small."""
+  side = 2 * found.config.autoencoder.space
+  return generate.settings_of(found.config.sample)._replace(
+    size=batch.Size(2 * side, side, 9), steps=steps, negative=NEGATIVE
+  )
+
+
+@pytest.mark.parametrize('steps', [2, 3, 7])
+@pytest.mark.parametrize('kind', [*list(MODELS)[:2], EXPERTS])
+def test_a_prompt_makes_the_same_video(tmp_path, kind, steps):
+  """UniPC with its shift, guidance away from a negative prompt, and all else.
+
+  Of two experts each has steps of its own, and a scale.
+  """
+  theirs = pipeline_of(tmp_path / 'm', kind)
+  found = networks.read(tmp_path / 'm')
+  settings = settings_for(found, steps)
+  noise = noise_of(found, settings, 5)
+  (made,) = generate.sample(found, [generate.Request(PROMPT, 5)], settings)
+  more = {}
+  if kind == EXPERTS:
+    assert (settings.guidance, settings.guidance_below) == (4.0, 3.0)
+    more['guidance_scale_2'] = settings.guidance_below
+  compare_videos(theirs, made, noise, settings, **more)
+
+
+@pytest.mark.parametrize('kind', ['2.2, TI2V, heads of 128', IMAGE])
+def test_an_image_makes_the_same_video(tmp_path, kind):
+  """Of one kind it is the first latent, of the other a latent beside it."""
+  theirs = pipeline_of(tmp_path / 'm', kind)
+  if 'TI2V' in kind:
+    theirs = diffusers.WanImageToVideoPipeline(
+      **theirs.components, expand_timesteps=True
+    )
+  theirs.set_progress_bar_config(disable=True)
+  found = networks.read(tmp_path / 'm')
+  settings = settings_for(found, 3)
+  noise = noise_of(found, settings, 5)
+  shape = (settings.size.height, settings.size.width, 3)
+  image = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+  scene = tasks.animate(tasks.make_encoder(found), image, settings.size.frames)
+  if kind == IMAGE:
+    scene = tasks.beside(found, scene)
+  request = generate.Request(PROMPT, 5, scene.canvas)
+  (made,) = generate.sample(found, [request], settings)
+  more = dict(image=PIL.Image.fromarray(image))
+  if kind == IMAGE:
+    more['guidance_scale_2'] = settings.guidance_below
+  compare_videos(theirs, made, noise, settings, **more)

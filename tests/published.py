@@ -96,10 +96,11 @@ def pipeline(
   transformer: torch.nn.Module,
   vae: torch.nn.Module,
   words: torch.nn.Module,
+  kind: type = diffusers.WanPipeline,
   **facts,
-) -> diffusers.WanPipeline:
+) -> diffusers.DiffusionPipeline:
   """Writes a whole model, as it would be published, and returns it."""
-  made = diffusers.WanPipeline(
+  made = kind(
     tokenizer=transformers.ByT5Tokenizer(extra_ids=0),
     text_encoder=words,
     vae=vae,

@@ -17,7 +17,6 @@ from sora_jax import (
   samplers,
 )
 from sora_jax.data import tokenizer
-from sora_jax.models import dit
 from sora_jax.weights import directory
 
 SCHEDULER = {
@@ -78,7 +77,6 @@ def test_the_files_say_of_the_solver_and_wan_of_the_rest(place):
     (directory.SCHEDULER, {'prediction_type': 'v'}, "prediction_type='v' must"),
     (directory.SCHEDULER, {'flow_shift': 0}, 'flow_shift=0 must be above 0'),
     (directory.SCHEDULER, {'flow_shift': 'a'}, "flow_shift='a' must be above"),
-    (directory.INDEX, {'boundary_ratio': 0.9}, 'two experts'),
   ],
 )
 def test_ways_of_sampling_that_are_not_ours_are_refused(
@@ -100,13 +98,6 @@ def test_what_we_tell_others_is_what_we_read(prediction):
   published.sampling(read, model, epath.Path('here'))
   assert read.denoising.prediction is prediction
   assert read.sample.shift == 4.0
-
-
-def test_an_image_beside_the_noise_is_refused():
-  parts = {'dit': dit.DiTConfig(condition_channels=20)}
-  model = directory.Model(parts, {}, {}, SCHEDULER)
-  with pytest.raises(ValueError, match='here: .* in 20 channels, which cannot'):
-    published.sampling(config_lib.Config(), model, epath.Path('here'))
 
 
 def test_levels_of_wan_are_shifted_thousandths():

@@ -243,6 +243,7 @@ class Form(NamedTuple):
 
 FORMS = {
   'dit': Form(read_dit, write_dit),
+  'dit_low': Form(read_dit, write_dit),
   'text': Form(read_text, write_text),
   'autoencoder': Form(read_autoencoder, write_autoencoder),
 }

@@ -2,6 +2,7 @@
 
   model_index.json   which parts there are, by their classes
   transformer/       config.json, diffusion_pytorch_model.safetensors
+  transformer_2/     the same, of a second expert, which takes over at low noise
   text_encoder/      config.json, model.safetensors
   vae/               config.json, diffusion_pytorch_model.safetensors
   tokenizer/         files of the library that made it
@@ -18,14 +19,13 @@ import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax import traverse_util
 
 from sora_jax import sharding
-from sora_jax.models import autoencoder, dit, text
+from sora_jax.models import abstract, autoencoder, dit, text
 from sora_jax.weights import configs, names, params as params_lib, tensors
 
 Params = Any
@@ -49,6 +49,9 @@ class Kind(NamedTuple):
 
 KINDS = {
   'dit': Kind(dit.init, 'transformer', 'diffusion_pytorch_model', 'diffusers'),
+  'dit_low': Kind(
+    dit.init, 'transformer_2', 'diffusion_pytorch_model', 'diffusers'
+  ),
   'text': Kind(text.init, 'text_encoder', 'model', 'transformers'),
   'autoencoder': Kind(
     autoencoder.init, 'vae', 'diffusion_pytorch_model', 'diffusers'
@@ -57,7 +60,7 @@ KINDS = {
 
 
 class Model(NamedTuple):
-  """Networks by name ('dit', 'text', 'autoencoder'), and how to sample."""
+  """Networks by name, which is one of KINDS, and how to sample."""
 
   configs: dict[str, Any]  # DiTConfig, TextConfig, AutoencoderConfig
   params: dict[str, Params]
@@ -204,7 +207,7 @@ def describe(directory: epath.PathLike) -> Model:
   index = read_index(directory)
   sampling, scheduler = directory / SAMPLING, directory / SCHEDULER
   return Model(
-    configs={name: read_config(directory, name) for name in _named(index)},
+    configs={name: read_config(directory, name) for name in named(index)},
     params={},
     sampling=tensors.read_json(sampling) if sampling.exists() else {},
     scheduler=tensors.read_json(scheduler) if scheduler.exists() else {},
@@ -223,7 +226,7 @@ def read_index(directory: epath.PathLike) -> dict[str, Any]:
   if not path.exists():
     raise ValueError(f'{directory} has no {INDEX}: it is not a model')
   index = tensors.read_json(path)
-  if not _named(index):
+  if not named(index):
     folders = ', '.join(kind.folder for kind in KINDS.values())
     raise ValueError(
       f'{path} is of another kind: it must name one of {folders}'
@@ -231,7 +234,7 @@ def read_index(directory: epath.PathLike) -> dict[str, Any]:
   return index
 
 
-def _named(index: dict[str, Any]) -> list[str]:
+def named(index: dict[str, Any]) -> list[str]:
   """Networks that an index has a class for."""
   has = lambda entry: isinstance(entry, list) and bool(entry and entry[-1])
   return [n for n, kind in KINDS.items() if has(index.get(kind.folder))]
@@ -265,7 +268,7 @@ def read_params(
   """
   folder = epath.Path(directory) / KINDS[name].folder
   found = tensors.find(folder, KINDS[name].stem)
-  original = name == 'dit' and names.ORIGINAL_SIGN in found
+  original = name in ('dit', 'dit_low') and names.ORIGINAL_SIGN in found
   stored = params_lib.match(
     found,
     places(name, config, original),
@@ -278,8 +281,7 @@ def read_params(
 
 def _shapes(name: str, config: Any) -> dict[str, tuple[int, ...]]:
   """Shapes of a network's parameters, by path."""
-  init = functools.partial(KINDS[name].init, config)
-  tree = sharding.unbox(jax.eval_shape(init, jax.random.key(0)))
+  tree = sharding.unbox(abstract.params(KINDS[name].init, config))
   flat = traverse_util.flatten_dict(tree, sep='.')
   return {path: tuple(leaf.shape) for path, leaf in flat.items()}
 

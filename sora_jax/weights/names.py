@@ -190,6 +190,7 @@ def _release_2_1(module: str, config: autoencoder.AutoencoderConfig) -> str:
 
 PLACE: dict[str, Callable[..., Any]] = {
   'dit': dit_place,
+  'dit_low': dit_place,
   'text': text_place,
   'autoencoder': autoencoder_place,
 }
