@@ -13,6 +13,7 @@ from sora_jax.data import pipeline
 from sora_jax.models import (
   autoencoder as autoencoder_lib,
   dit,
+  lora as lora_lib,
   text as text_lib,
 )
 
@@ -101,6 +102,9 @@ class Config:
   )
   data: pipeline.DataConfig = dataclasses.field(
     default_factory=pipeline.DataConfig
+  )
+  lora: lora_lib.LoRAConfig = dataclasses.field(
+    default_factory=lora_lib.LoRAConfig
   )
   optim: optimizer.OptimConfig = dataclasses.field(
     default_factory=optimizer.OptimConfig

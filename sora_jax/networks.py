@@ -22,9 +22,10 @@ from sora_jax.models import (
   autoencoder,
   contrast,
   dit,
+  lora,
   text,
 )
-from sora_jax.weights import directory
+from sora_jax.weights import adapters, directory
 
 Params = Any
 
@@ -127,15 +128,32 @@ def _read_run(path: epath.Path) -> Networks:
     parts = {'ema': {'text': shapes['text'], 'contrast': _restorable(towers)}}
   else:
     frozen = {'autoencoder'} | ({'text'} if config.text_from else set())
+    if config.lora.rank:
+      shapes['lora'] = _restorable(abstract_adapters(config))
+      frozen.add('dit')
     parts = {
       'ema': {k: v for k, v in shapes.items() if k not in frozen},
       'frozen': {k: v for k, v in shapes.items() if k in frozen},
     }
   with checkpoint.CheckpointStore(path / 'checkpoints') as store:
     state = store.restore_part(parts).state
-  params = state['ema'] | state.get('frozen', {})
-  params = {k: v for k, v in params.items() if k in KINDS}
+  params = merge(config, state['ema'], state.get('frozen', {}))
   return Networks(config, params, read_tokenizer(config))
+
+
+def merge(config: config_lib.Config, trained: Params, frozen: Params) -> Params:
+  """The networks that a run has made: adapters are added to what they adapt.
+
+  Args:
+    config: Of the run.
+    trained: Its average.
+    frozen: What it has only read.
+  """
+  params = {k: v for k, v in (trained | frozen).items() if k in KINDS}
+  if 'lora' in trained:
+    added = lora.scaled(config.lora, trained['lora'])
+    params['dit'] = lora.merge(params['dit'], added)
+  return params
 
 
 def _restorable(boxed: Params) -> Params:
@@ -164,6 +182,35 @@ def make_init(config: config_lib.Config, names: tuple[str, ...]) -> Any:
     return made
 
   return init
+
+
+def make_adapters(config: config_lib.Config) -> Any:
+  """A function from a key to boxed adapters of the DiT."""
+  return lambda key: {
+    'lora': lora.init(config.lora, abstract(config, 'dit'), key)
+  }
+
+
+def abstract_adapters(config: config_lib.Config) -> Params:
+  """Shapes of a DiT's adapters, boxed with their logical axes."""
+  return jax.eval_shape(make_adapters(config), jax.random.key(0))['lora']
+
+
+def adapt(networks: Networks, path: epath.PathLike) -> Networks:
+  """Networks with the adapters of a file added.
+
+  Raises:
+    ValueError: the file is damaged, or its adapters fit none of the networks.
+  """
+  params = dict(networks.params)
+  for name, part in adapters.read(path, networks.config.model).items():
+    if name not in params:
+      raise ValueError(f'{path} adapts a {name}, which the model does not have')
+    try:
+      params[name] = lora.merge(params[name], part)
+    except ValueError as error:
+      raise ValueError(f'{path} is of another size of DiT: {error}') from error
+  return networks._replace(params=params)
 
 
 def init_towers(config: config_lib.Config, key: Key[Array, '']) -> Params:

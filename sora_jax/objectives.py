@@ -22,6 +22,7 @@ from sora_jax.models import (
   contrast as contrast_lib,
   discriminator,
   dit,
+  lora,
   text,
 )
 
@@ -80,10 +81,12 @@ def denoise(
   level: Float[Array, 'B G'],
   pack: batch.Pack,
   features: Float[Array, 'B L E'],
+  adapters: Params = None,
 ) -> Float[Array, 'B N P_out']:
   """The network's prediction for the tokens `x` of a pack."""
+  beside = {lora.COLLECTION: adapters} if adapters else {}
   return dit.SpacetimeDiT(config).apply(
-    {'params': params},
+    {'params': params, **beside},
     x,
     level,
     pack.position,
@@ -123,7 +126,8 @@ def denoising(
   al. 2024, Video generation models as world simulators).
 
   Args:
-    trainable: {'dit', 'text'}; no 'text' where features are cached.
+    trainable: {'dit', 'text'}; no 'text' where features are cached. With
+      'lora', adapters of the 'dit' that count as they are.
     pack: Clean tokens and what surrounds them.
     key: The run's root key; draws are named by clip, not by step.
   """
@@ -142,7 +146,9 @@ def denoising(
   t = jnp.take_along_axis(level, pack.group, axis=1)
   x_t = flow.interpolate(pack.tokens, noise, t)
   features = text_features(encoder, trainable.get('text'), pack)
-  prediction = denoise(model, trainable['dit'], x_t, level, pack, features)
+  prediction = denoise(
+    model, trainable['dit'], x_t, level, pack, features, trainable.get('lora')
+  )
   error = flow.velocity_error(
     prediction, pack.tokens, noise, t, config.prediction
   )

@@ -22,7 +22,7 @@ from sora_jax import (
   state as state_lib,
 )
 from sora_jax.data import latents, pipeline
-from sora_jax.models import autoencoder, dit, text
+from sora_jax.models import autoencoder, dit, lora, text
 
 State = state_lib.State
 Params = Any
@@ -41,6 +41,8 @@ class Problem(NamedTuple):
   loss: Loss
   judge_loss: Loss | None  # the same of the discriminator's parameters
   make_batch: Callable[[int], Any]  # step -> this host's rows of its batch
+  # Of `frozen`, abstract and boxed, what is shared out over devices.
+  frozen_boxed: Params = {}
 
 
 def autoencoder_problem(
@@ -169,9 +171,17 @@ def diffusion_problem(
   names = ('dit',) if 'text' in frozen else ('dit', 'text')
   start = networks_lib.read_start(config, names)
   batches = _packs(config, frozen, workdir, rows)
+  init, boxed = networks_lib.make_init(config, names), {}
+  if adapted := config.lora.rank > 0:
+    _check_adapters(config, names, start)
+    boxed = {'dit': networks_lib.abstract(config, 'dit')}
+    frozen, start = frozen | start, {}
+    init = networks_lib.make_adapters(config)
 
   def loss(state, trainable, pack):
-    del state
+    if adapted:
+      adapters = lora.scaled(config.lora, trainable['lora'])
+      trainable = {'dit': state['frozen']['dit'], 'lora': adapters}
     return objectives.denoising(
       trainable,
       pack,
@@ -182,13 +192,30 @@ def diffusion_problem(
     )
 
   return Problem(
-    init=networks_lib.make_init(config, names),
+    init=init,
     start=start,
     frozen=frozen,
     loss=loss,
     judge_loss=None,
     make_batch=batches,
+    frozen_boxed=boxed,
   )
+
+
+def _check_adapters(
+  config: config_lib.Config, names: tuple[str, ...], start: Params
+) -> None:
+  """Raises ValueError unless all that adapters lie beside is given."""
+  if names != ('dit',):
+    raise ValueError(
+      f'lora.rank={config.lora.rank} trains nothing but adapters: text_from '
+      'must name a trained text encoder'
+    )
+  if 'dit' not in start:
+    raise ValueError(
+      f'lora.rank={config.lora.rank}: init_from must name the model that '
+      'adapters are for'
+    )
 
 
 def _packs(

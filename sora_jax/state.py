@@ -63,7 +63,10 @@ def initialise(
 
 
 def shardings(
-  init: Callable[[Key[Array, '']], Params], state: State, mesh: Mesh
+  init: Callable[[Key[Array, '']], Params],
+  state: State,
+  mesh: Mesh,
+  frozen: Params,
 ) -> State:
   """Where each array of the state lies.
 
@@ -71,8 +74,10 @@ def shardings(
     init: As in `initialise`; its boxes name the axes.
     state: Abstract, from `jax.eval_shape`.
     mesh: To lie on.
+    frozen: Those that are only read, abstract and boxed; others than these are
+      copied to every device.
   """
-  boxed = jax.eval_shape(init, jax.random.key(0))
+  boxed = jax.eval_shape(init, jax.random.key(0)) | frozen
   of_params = sharding.param_shardings(boxed, mesh)
   params = sharding.unbox(boxed)
   return sharding.state_shardings(state, params, of_params, mesh)

@@ -37,7 +37,8 @@ from sora_jax import (
   writers,
 )
 from sora_jax.data import pipeline
-from sora_jax.weights import directory
+from sora_jax.models import lora
+from sora_jax.weights import adapters, directory
 
 Problem = problems.Problem
 State = state_lib.State
@@ -122,6 +123,7 @@ def check(config: config_lib.Config) -> None:
   if config.stage is not config_lib.Stage.AUTOENCODER:
     prepare.check(config)
   optimizer.check(config.optim)
+  lora.check(config.lora)
   pipeline.check(config.data)
   flow.check(config.denoising.level)
   for name, value in dataclasses.asdict(config.reconstruction).items():
@@ -146,10 +148,12 @@ def export(
   An autoencoder's latent statistics are measured now, on its own batches,
   unless its encoder was not trained.
   """
-  params = sharding.to_host(state['ema'] | state['frozen'])
-  params.pop('contrast', None)  # towers only teach
-  trained = not config.reconstruction.decoder_only
-  if config.stage is config_lib.Stage.AUTOENCODER and trained:
+  trained = sharding.to_host(state['ema'])
+  params = networks_lib.merge(
+    config, trained, sharding.to_host(state['frozen'])
+  )
+  encodes_anew = not config.reconstruction.decoder_only
+  if config.stage is config_lib.Stage.AUTOENCODER and encodes_anew:
     # All rows, so that they are the same on any number of hosts.
     source = corpus.open_corpus(config.data, path.parent)
     rows = np.arange(config.data.limits.rows)
@@ -167,6 +171,12 @@ def export(
       networks_lib.Networks(config, params, tokenizer),
       config.run.export_dtype,
     )
+    if 'lora' in trained:
+      adapters.write(
+        path,
+        lora.scaled(config.lora, trained['lora']),
+        config.run.export_dtype,
+      )
 
 
 def make_step(
@@ -280,7 +290,7 @@ def _start(
 
   key = jax.random.key(config.seed)
   shape = jax.eval_shape(create, key, problem.frozen)
-  where = state_lib.shardings(problem.init, shape, mesh)
+  where = state_lib.shardings(problem.init, shape, mesh, problem.frozen_boxed)
   restored = store.restore(state_lib.abstract(shape, where))
   if restored is None:
     state = jax.jit(create, out_shardings=where)(key, problem.frozen)
@@ -343,7 +353,11 @@ def _loop(
           store.save(step, state, {'step': step})
       if samples and step % run.sample_every == 0:
         with jax.transfer_guard('allow'):
-          params = sharding.to_host(state['ema'] | state['frozen'])
+          params = networks_lib.merge(
+            config,
+            sharding.to_host(state['ema']),
+            sharding.to_host(state['frozen']),
+          )
           if jax.process_index() == 0:
             sample.sample_while_training(
               config, params, workdir / 'samples' / str(step)

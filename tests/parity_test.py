@@ -15,6 +15,7 @@ from etils import epath
 torch = pytest.importorskip('torch')
 diffusers = pytest.importorskip('diffusers')
 pytest.importorskip('transformers')
+peft = pytest.importorskip('peft')
 import published  # noqa: E402
 
 from sora_jax import (  # noqa: E402
@@ -23,10 +24,12 @@ from sora_jax import (  # noqa: E402
   networks,
   paint,
   parity,
+  sharding,
   tasks,
   tokens,
 )
-from sora_jax.weights import directory  # noqa: E402
+from sora_jax.models import abstract, dit, lora  # noqa: E402
+from sora_jax.weights import adapters, directory  # noqa: E402
 
 pytestmark = pytest.mark.slow
 torch.set_num_threads(1)
@@ -173,6 +176,39 @@ def noise_of(found, settings, seed):
   size = generate.latent_size(found.config.autoencoder, settings.size)
   z = tokens.unpatchify(values, size, found.config.model.patch)
   return torch.from_numpy(np.array(z)).permute(0, 4, 1, 2, 3)
+
+
+def test_adapters_go_from_us_to_diffusers_and_back(tmp_path):
+  theirs = published.pipeline(tmp_path / 'm', *MODELS['2.1, T2V, umT5']())
+  config = dataclasses.replace(
+    directory.read_config(tmp_path / 'm', 'dit'), dtype='float32'
+  )
+  params = directory.read_params(tmp_path / 'm', 'dit', config)
+  settings = lora.LoRAConfig(rank=3, targets=('to_q', 'to_out', 'ffn.linear_2'))
+  boxed = abstract.params(dit.init, config)
+  rng = np.random.default_rng(0)
+  ours = jax.tree.map(
+    lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32),
+    sharding.unbox(lora.init(settings, boxed, jax.random.key(0))),
+  )
+  adapters.write(tmp_path, ours, 'float32')
+  theirs.load_lora_weights(str(tmp_path))
+  rows = parity._dit(config, lora.merge(params, ours), theirs.transformer)
+  with torch.no_grad(), jax.default_matmul_precision('highest'):
+    plain = dict(parity._dit(config, params, theirs.transformer))
+    for what, pair in rows:
+      row = parity._row('transformer', what, *pair)
+      assert row.difference <= 2e-5, row
+      assert parity._row('transformer', what, *plain[what]).difference > 1e-2
+  diffusers.WanPipeline.save_lora_weights(
+    tmp_path / 'theirs',
+    peft.get_peft_model_state_dict(
+      theirs.transformer, adapter_name='default_0'
+    ),
+  )
+  file = f'{adapters.STEM}.safetensors'
+  found = adapters.read(tmp_path / 'theirs' / file, config)['dit']
+  jax.tree.map(np.testing.assert_array_equal, found, ours)
 
 
 EXPERTS = 'A14B, T2V'

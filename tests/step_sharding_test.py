@@ -39,7 +39,7 @@ def run(problem, mesh):
   )
   key = jax.random.key(config.seed)
   shape = jax.eval_shape(create, key, stage.frozen)
-  where = state_lib.shardings(stage.init, shape, mesh)
+  where = state_lib.shardings(stage.init, shape, mesh, stage.frozen_boxed)
   with sharding.use(mesh):
     state = jax.jit(create, out_shardings=where)(key, stage.frozen)
     first = jax.device_get(state['trainable'])
@@ -99,7 +99,7 @@ def test_fsdp_shares_out_parameters_averages_and_moments(problem, sizes):
     lambda key: state_lib.initialise(stage.init, transform, key, frozen={}),
     jax.random.key(0),
   )
-  where = state_lib.shardings(stage.init, shape, mesh)
+  where = state_lib.shardings(stage.init, shape, mesh, stage.frozen_boxed)
   count = mesh.shape['fsdp']
   for tree in (where['trainable'], where['ema'], where['opt'][1][0].nu):
     kernel = tree['dit']['blocks']['ffn']['linear_1']['kernel']

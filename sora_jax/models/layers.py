@@ -33,6 +33,9 @@ Axes = tuple[str | None, ...]
 class Linear(nn.Module):
   """Matrix product over the last axis, plus a bias.
 
+  Where a collection `lora` has the variables `a` and `b`, plus (x a) b; see
+  `models.lora`.
+
   Attributes:
     features: width of the result.
     axes: logical names of the kernel's input and output axis.
@@ -63,6 +66,10 @@ class Linear(nn.Module):
         (self.features,),
       )
       y += align(bias.astype(self.dtype), y)
+    if self.has_variable('lora', 'a'):
+      a, b = (self.get_variable('lora', name) for name in ('a', 'b'))
+      low = matmul(x.astype(self.dtype), a.astype(self.dtype))
+      y += matmul(low, b.astype(self.dtype))
     return y
 
 
@@ -286,7 +293,7 @@ def stack(
     block = nn.remat(block, prevent_cse=not scan)
   return nn.scan(
     block,
-    variable_axes={'params': 0},
+    variable_axes={'params': 0, 'lora': 0},
     split_rngs={'params': True},
     in_axes=nn.broadcast,
     length=depth,
