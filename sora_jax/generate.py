@@ -18,6 +18,7 @@ from sora_jax import (
   decoder,
   flow,
   guidance,
+  memory,
   networks as networks_lib,
   paint,
   samplers,
@@ -32,6 +33,9 @@ from sora_jax.models import autoencoder, rope
 Params = Any
 Networks = networks_lib.Networks
 Settings = paint.Settings
+
+
+LESS_MEMORY = 'take a smaller --size, --window or --micro_batch'
 
 
 class Request(NamedTuple):
@@ -207,7 +211,10 @@ def slots(settings: Settings, mesh: Mesh) -> int:
 
 
 def make_stream(
-  networks: Networks, settings: Settings, mesh: Mesh
+  networks: Networks,
+  settings: Settings,
+  mesh: Mesh,
+  tell: Callable[[str], None] = lambda line: None,
 ) -> Callable[[list[Request]], Iterator[Part]]:
   """Places the weights; what it returns compiles at its first use.
 
@@ -218,6 +225,15 @@ def make_stream(
   memory that does not grow with their length. Their canvases may differ in
   what is known, but not in where. Those without one have an empty one, of
   `settings.size`.
+
+  Args:
+    networks: All of a model.
+    settings: How clips are made.
+    mesh: Where.
+    tell: Is told of the memory that it takes, before it takes it.
+
+  Raises:
+    ValueError: settings that cannot be, or more than a device can hold.
   """
   needed = {*networks_lib.KINDS, *(('dit_low',) if settings.boundary else ())}
   missing = needed - set(networks.params)
@@ -230,8 +246,20 @@ def make_stream(
   check(config, settings)
   with sharding.use(mesh):  # not that of a run, which may span hosts
     params = jax.device_put(networks.params, sharding.replicated(mesh))
-  paint_window = _window_painter(config, settings, mesh, params)
-  decode = decoder.make_decoder(config.autoencoder, mesh)
+  decode = decoder.Decoder(config.autoencoder, mesh)
+
+  def count(painting: int, layout: canvas_lib.Canvas) -> None:
+    decoding = decode.needed(
+      params['autoencoder'],
+      slots(settings, mesh),
+      layout.start.shape,
+      layout.loop,
+    )
+    parts = {'weights': memory.kept(params)}
+    turns = {'painting': painting, 'decoding': decoding}
+    tell(memory.check(parts, turns, LESS_MEMORY))
+
+  paint_window = _window_painter(config, settings, mesh, params, count)
   window_latents = 1 + (settings.window - 1) // config.autoencoder.time
 
   def stream(requests: list[Request]) -> Iterator[Part]:
@@ -277,14 +305,23 @@ def _check_places(
 
 
 def _window_painter(
-  config: config_lib.Config, settings: Settings, mesh: Mesh, params: Params
+  config: config_lib.Config,
+  settings: Settings,
+  mesh: Mesh,
+  params: Params,
+  count: Callable[[int, canvas_lib.Canvas], None],
 ) -> Callable[[list[canvas_lib.Canvas], paint.Rows], Float[Array, 'B F h w C']]:
-  """What paints canvases of one layout, all of them at once."""
+  """What paints canvases of one layout, all of them at once.
+
+  Before the first, `count` is told the bytes that painting will take.
+  """
+  counted = False
   sampler = functools.cache(
     lambda wrap: paint.make_sampler(config, settings, mesh, wrap)
   )
 
   def paint_window(canvases, rows):
+    nonlocal counted
     known = np.stack([canvas.known for canvas in canvases])
     layout = canvases[0]
     beside = _beside(config, canvases)
@@ -299,7 +336,11 @@ def _window_painter(
       shared = jax.device_put(
         schedule(config, settings, layout), sharding.replicated(mesh)
       )
-      values = run(shared._replace(params=params), rows)
+      shared = shared._replace(params=params)
+      if not counted:
+        count(memory.needed(run, shared, rows), layout)
+        counted = True
+      values = run(shared, rows)
       return tokens.unpatchify(values, layout.start.shape, patch)
 
   return paint_window

@@ -183,7 +183,7 @@ def write_all(
       print(f'{paths[i]}  latent {latent}  {one_line(requests[i].prompt)}')
 
   mesh = generate.mesh_for(len(todo), settings)
-  stream = generate.make_stream(networks, settings, mesh)
+  stream = generate.make_stream(networks, settings, mesh, tell=print)
   count = generate.slots(settings, mesh)
   for first in range(0, len(todo), count):
     group = todo[first : first + count]

@@ -25,6 +25,7 @@ from sora_jax import (
   config as config_lib,
   corpus,
   flow,
+  memory,
   networks as networks_lib,
   objectives,
   optimizer,
@@ -291,7 +292,16 @@ def _start(
   key = jax.random.key(config.seed)
   shape = jax.eval_shape(create, key, problem.frozen)
   where = state_lib.shardings(problem.init, shape, mesh, problem.frozen_boxed)
-  restored = store.restore(state_lib.abstract(shape, where))
+  step_fn = jax.jit(
+    make_step(config, problem, transform),
+    donate_argnums=0,
+    in_shardings=(where, sharding.batch_sharding(mesh)),
+    out_shardings=(where, sharding.replicated(mesh)),
+  )
+  wanted = state_lib.abstract(shape, where)
+  if config.run.steps not in store.steps():
+    _tell(_memory(config, problem, step_fn, wanted, mesh))
+  restored = store.restore(wanted)
   if restored is None:
     state = jax.jit(create, out_shardings=where)(key, problem.frozen)
     for name in ('trainable', 'ema'):
@@ -303,13 +313,49 @@ def _start(
   else:
     logging.info('going on from step %d', restored.step)
     state = restored.state
-  step_fn = jax.jit(
-    make_step(config, problem, transform),
-    donate_argnums=0,
-    in_shardings=(where, sharding.batch_sharding(mesh)),
-    out_shardings=(where, sharding.replicated(mesh)),
-  )
   return state, step_fn
+
+
+def _memory(
+  config: config_lib.Config,
+  problem: Problem,
+  step_fn: Any,
+  state: State,
+  mesh: jax.sharding.Mesh,
+) -> str:
+  """What a device will hold; compiles the step for batches of every size.
+
+  Raises:
+    ValueError: it is more than a device has.
+  """
+  place = sharding.batch_sharding(mesh)
+
+  def abstract(x):
+    shape = (config.data.limits.rows, *x.shape[1:])
+    return jax.ShapeDtypeStruct(shape, x.dtype, sharding=place)
+
+  of_images = config.stage is config_lib.Stage.AUTOENCODER
+  sizes = len(config.data.crops) if of_images else 1
+  batches = [
+    jax.tree.map(abstract, problem.make_batch(step)) for step in range(sizes)
+  ]
+  parts = {
+    'weights': memory.kept([state['trainable'], state['frozen']]),
+    'average': memory.kept(state['ema']),
+    'optimizer': memory.kept(state['opt']),
+  }
+  if 'judge' in state:
+    parts['judge'] = memory.kept(state['judge'])
+  parts['batch'] = max(map(memory.kept, batches))
+  turns = {'step': max(memory.needed(step_fn, state, b) for b in batches)}
+  if config.run.replay_every:
+    parts['replay'] = memory.kept(state)
+  return memory.check(
+    parts,
+    turns,
+    'raise run.accumulate or mesh.fsdp, set model.remat, or take fewer '
+    'data.limits.rows',
+  )
 
 
 def _loop(

@@ -27,7 +27,7 @@ def test_decoding_in_chunks_is_decoding_at_once(networks):
   z = jax.random.normal(jax.random.key(0), (1, frames, 2, 2, 4))
   config = networks.config.autoencoder
   params = networks.params['autoencoder']
-  decode = decoder.make_decoder(config, mesh_of(1))
+  decode = decoder.Decoder(config, mesh_of(1))
   stream, begun = decode(params, z[:, :3])
   _, rest = decode(params, z[:, 3:], stream)
   assert (begun.shape[1], rest.shape[1]) == (9, 4 * (frames - 3))

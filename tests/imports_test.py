@@ -13,7 +13,7 @@ PACKAGE = ROOT / 'sora_jax'
 # modules in it; models and data are on one level but apart from each other.
 LEVELS = (
   'batch rng flow samplers stepcache guidance'.split()
-  + 'tokens canvas sharding watermark'.split(),
+  + 'tokens canvas sharding memory watermark'.split(),
   'models weights data'.split(),
   'objectives optimizer state checksums checkpoint replay'.split()
   + 'writers metrics certificate seal provenance'.split(),

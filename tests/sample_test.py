@@ -55,8 +55,8 @@ def count_made(monkeypatch):
   asked = []
   make_stream = generate.make_stream
 
-  def counted(*args):
-    stream = make_stream(*args)
+  def counted(*args, **kwargs):
+    stream = make_stream(*args, **kwargs)
     return lambda requests: asked.append(len(requests)) or stream(requests)
 
   monkeypatch.setattr(generate, 'make_stream', counted)

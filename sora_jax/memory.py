@@ -1,0 +1,79 @@
+"""Memory of a device, counted before work starts.
+
+What is kept is known from shapes and shardings, and what a program needs
+beside it from its compiler. JAX keeps what it has compiled, so that a program
+that is compiled to be counted is not compiled again to be run.
+"""
+
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+GB = 1e9
+
+
+def kept(tree: Any) -> int:
+  """Bytes of a device that arrays take; abstract ones, with shardings, too."""
+  return sum(
+    math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    for leaf in jax.tree.leaves(tree)
+  )
+
+
+def needed(jitted: Any, *args: Any) -> int:
+  """Bytes of a device that a program takes beside its arguments.
+
+  Args:
+    jitted: What `jax.jit` gave.
+    *args: Arrays, or abstract ones with the shardings of those to come.
+  """
+  analysis = jitted.lower(*args).compile().memory_analysis()
+  written_over = analysis.alias_size_in_bytes
+  outputs = max(analysis.output_size_in_bytes - written_over, 0)
+  return analysis.temp_size_in_bytes + outputs
+
+
+def capacity(device: jax.Device) -> int | None:
+  """Bytes that a device has for us; None where it does not say.
+
+  The devices of a CPU share what the machine has.
+  """
+  stats = device.memory_stats()
+  if stats and 'bytes_limit' in stats:
+    return stats['bytes_limit']
+  if device.platform == 'cpu' and 'SC_PHYS_PAGES' in os.sysconf_names:
+    total = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    return total // jax.local_device_count()
+  return None
+
+
+def check(
+  parts: Mapping[str, int], turns: Mapping[str, int], advice: str
+) -> str:
+  """A line that says what a device holds.
+
+  Args:
+    parts: Bytes by what they are for.
+    turns: The same, of which a device holds one at a time.
+    advice: What takes less.
+
+  Raises:
+    ValueError: it is more than the device has.
+  """
+  total = sum(parts.values()) + max(turns.values())
+  most = capacity(jax.local_devices()[0])
+  told = lambda sizes: [f'{name} {_gb(size)}' for name, size in sizes.items()]
+  words = ', '.join([*told(parts), ' or '.join(told(turns))])
+  line = f'memory: {_gb(total)} GB of a device ({words})'
+  if most is None:
+    return line
+  if total > most:
+    raise ValueError(f'{line}, which has {_gb(most)} GB: {advice}')
+  return f'{line}, which has {_gb(most)} GB'
+
+
+def _gb(size: int) -> str:
+  return f'{size / GB:.3g}'
