@@ -10,8 +10,8 @@ once, into runs/mine/latents; --config.data.sizes='("832x480x49",)' takes less
 memory than the size of the model's own samples, and --config.mesh.fsdp=8 shares
 weights and optimizer out over eight devices.
 
---config.lora.rank=16 trains adapters alone, beside weights that stay. What comes
-out is the merged model and, in its directory, the adapters by themselves,
+--config.lora.rank=16 trains adapters alone, beside weights that stay. What
+comes out is the merged model and, in its directory, the adapters by themselves,
 pytorch_lora_weights.safetensors, which diffusers and `sample --lora` read.
 """
 
