@@ -207,8 +207,9 @@ def test_clips_that_are_too_large_are_told_before_anything_is_encoded(
     prepare.prepare_once(config, {}, epath.Path(tmp_path / 'latents'))
   config.data.limits.tokens = 8
   # Past the checks it comes to where it would compile.
+  frozen = {'autoencoder': {}}
   with pytest.raises(AssertionError, match='before any compile'):
-    prepare.prepare_once(config, {}, epath.Path(tmp_path / 'latents'))
+    prepare.prepare_once(config, frozen, epath.Path(tmp_path / 'latents'))
 
 
 def test_clips_of_one_size_are_encoded_together():
