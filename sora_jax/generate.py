@@ -244,6 +244,8 @@ def make_stream(
     )
   config = networks.config
   check(config, settings)
+  weights = sum(x.nbytes for x in jax.tree.leaves(networks.params))
+  memory.check({'weights': weights}, {}, 'take a device with more')
   with sharding.use(mesh):  # not that of a run, which may span hosts
     params = jax.device_put(networks.params, sharding.replicated(mesh))
   decode = decoder.Decoder(config.autoencoder, mesh)

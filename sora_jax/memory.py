@@ -63,10 +63,11 @@ def check(
   Raises:
     ValueError: it is more than the device has.
   """
-  total = sum(parts.values()) + max(turns.values())
+  total = sum(parts.values()) + max(turns.values(), default=0)
   most = capacity(jax.local_devices()[0])
   told = lambda sizes: [f'{name} {_gb(size)}' for name, size in sizes.items()]
-  words = ', '.join([*told(parts), ' or '.join(told(turns))])
+  taken = [' or '.join(told(turns))] if turns else []
+  words = ', '.join([*told(parts), *taken])
   line = f'memory: {_gb(total)} GB of a device ({words})'
   if most is None:
     return line

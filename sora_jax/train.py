@@ -125,6 +125,11 @@ def check(config: config_lib.Config) -> None:
     prepare.check(config)
   optimizer.check(config.optim)
   lora.check(config.lora)
+  if config.lora.rank and config.stage is not config_lib.Stage.DIFFUSION:
+    raise ValueError(
+      f'lora.rank={config.lora.rank}: adapters are of the DiT, which stage '
+      f'{config.stage.value} does not train; it must be 0'
+    )
   pipeline.check(config.data)
   flow.check(config.denoising.level)
   for name, value in dataclasses.asdict(config.reconstruction).items():

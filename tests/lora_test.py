@@ -209,6 +209,13 @@ def test_a_rank_below_0_is_refused(place):
     train.check(config)
 
 
+def test_adapters_of_another_stage_are_refused(place):
+  config = run_config(place)
+  config.stage = config_lib.Stage.TEXT
+  with pytest.raises(ValueError, match='stage text does not train; it must be'):
+    train.check(config)
+
+
 def test_files_have_the_names_that_diffusers_gives(tmp_path):
   config = tiny.config()
   added = adapters_of(config)

@@ -84,12 +84,15 @@ def test_clips_that_do_not_fit_are_refused_before_they_are_painted(monkeypatch):
   (line,) = told  # once, however often it is used
   weights = sum(x.nbytes for x in jax.tree.leaves(params)) / memory.GB
   assert f'(weights {weights:.3g}, painting ' in line
-  monkeypatch.setattr(memory, 'capacity', lambda device: 1000)
   stream = generate.make_stream(found, settings, mesh)
-  with pytest.raises(
-    ValueError, match='which has 1e-06 GB: take a smaller --s'
-  ):
+  monkeypatch.setattr(memory, 'capacity', lambda device: 1000)
+  with pytest.raises(ValueError, match='1e-06 GB: take a smaller --size'):
     list(stream(request))
+  # Weights alone, before they are placed.
+  with pytest.raises(
+    ValueError, match=r'\(weights [\d.]+\), which has .* more'
+  ):
+    generate.make_stream(found, settings, mesh)
 
 
 def test_a_run_that_does_not_fit_is_refused_before_it_starts(
