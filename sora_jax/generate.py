@@ -34,7 +34,6 @@ Params = Any
 Networks = networks_lib.Networks
 Settings = paint.Settings
 
-
 LESS_MEMORY = 'take a smaller --size, --window or --micro_batch'
 
 
@@ -235,17 +234,9 @@ def make_stream(
   Raises:
     ValueError: settings that cannot be, or more than a device can hold.
   """
-  needed = {*networks_lib.KINDS, *(('dit_low',) if settings.boundary else ())}
-  missing = needed - set(networks.params)
-  if missing:
-    raise ValueError(
-      f'the model has no {" and no ".join(sorted(missing))}; give one that a '
-      'run of the diffusion stage has left'
-    )
+  _check_networks(networks, settings)
   config = networks.config
   check(config, settings)
-  weights = sum(x.nbytes for x in jax.tree.leaves(networks.params))
-  memory.check({'weights': weights}, {}, 'take a device with more')
   with sharding.use(mesh):  # not that of a run, which may span hosts
     params = jax.device_put(networks.params, sharding.replicated(mesh))
   decode = decoder.Decoder(config.autoencoder, mesh)
@@ -291,6 +282,18 @@ def make_stream(
       yield Part(z[: len(requests)], video[: len(requests)])
 
   return stream
+
+
+def _check_networks(networks: Networks, settings: Settings) -> None:
+  """Raises ValueError where one is missing, or a device cannot hold them."""
+  needed = {*networks_lib.KINDS, *(('dit_low',) if settings.boundary else ())}
+  if missing := needed - set(networks.params):
+    raise ValueError(
+      f'the model has no {" and no ".join(sorted(missing))}; give one that a '
+      'run of the diffusion stage has left'
+    )
+  weights = sum(x.nbytes for x in jax.tree.leaves(networks.params))
+  memory.check({'weights': weights}, {}, 'take a device with more')
 
 
 def _check_places(

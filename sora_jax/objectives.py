@@ -146,9 +146,8 @@ def denoising(
   t = jnp.take_along_axis(level, pack.group, axis=1)
   x_t = flow.interpolate(pack.tokens, noise, t)
   features = text_features(encoder, trainable.get('text'), pack)
-  added = {'adapters': trainable['lora']} if 'lora' in trainable else {}
   prediction = denoise(
-    model, trainable['dit'], x_t, level, pack, features, **added
+    model, trainable['dit'], x_t, level, pack, features, trainable.get('lora')
   )
   error = flow.velocity_error(
     prediction, pack.tokens, noise, t, config.prediction

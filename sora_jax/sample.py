@@ -39,8 +39,8 @@ def main(
   sharding.use_cores()
   model = epath.Path(flags.model or networks_lib.SHIPPED)
   networks = networks_lib.read(model)
-  if adapters := getattr(flags, 'lora', None):
-    networks = networks_lib.adapt(networks, adapters)
+  if flags.lora:
+    networks = networks_lib.adapt(networks, flags.lora)
   settings = override(generate.settings_of(networks.config.sample), flags)
   generate.check(networks.config, settings)
   requests = read_requests(flags)

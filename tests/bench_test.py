@@ -120,7 +120,7 @@ def test_folders_are_compared_by_hash_and_by_pixels(
   for name, steps in (('a', 1), ('b', 1), ('c', 2)):
     given = dict(model=str(model), prompt=['a ball', 'two'], prompts=None)
     given |= dict(seed=3, out=str(tmp_path / name), format=None, steps=steps)
-    sample.main(None, types.SimpleNamespace(**given, task='text'))
+    sample.main(None, types.SimpleNamespace(**given, lora=None, task='text'))
     folders.append(str(tmp_path / name))
   a, b, c = folders
   capsys.readouterr()

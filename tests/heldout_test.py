@@ -28,7 +28,7 @@ def losses(found, tmp_path, monkeypatch, prediction, guess, **fields):
   monkeypatch.setattr(
     heldout.objectives,
     'denoise',
-    lambda config, params, x, level, pack, features: guess(x, level),
+    lambda config, params, x, level, *unused: guess(x, level),
   )
   return heldout.loss_by_level(found, data(), tmp_path, **fields)
 

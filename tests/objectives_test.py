@@ -137,7 +137,7 @@ def test_the_loss_is_the_squared_error_summed_over_tokens(monkeypatch):
 def test_the_network_sees_noise_at_the_level_of_its_group(monkeypatch):
   made, seen = pack(1, 2), {}
 
-  def spy(config, params, x, level, pack, features):
+  def spy(config, params, x, level, *unused):
     seen.update(x=x, level=level)
     return x
 
@@ -155,7 +155,7 @@ def test_the_network_sees_noise_at_the_level_of_its_group(monkeypatch):
 def test_what_is_clean_is_seen_as_it_is_and_has_no_loss(monkeypatch):
   made, seen = pack(2, 1, start=1.0), {}
 
-  def network(model, params, x, level, pack, features):
+  def network(model, params, x, level, *unused):
     seen.update(x=x, level=level)
     return jnp.full_like(x, 7.0)
 

@@ -320,6 +320,7 @@ def test_the_manifest_says_what_a_clip_was_made_from(
   flags = dict(model=str(tmp_path / 'model'), prompt=['a ball'], prompts=None)
   flags |= dict(seed=5, out=str(tmp_path / 'out.mp4'), format=None, steps=2)
   flags |= dict(task='extend', video=[str(files / 'a.mp4')], keep=1, frames=4)
+  flags['lora'] = None
   call = lambda **given: sample.main(None, types.SimpleNamespace(**given))
   call(**flags)
   first = (tmp_path / 'manifest.jsonl').read_text()

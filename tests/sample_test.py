@@ -13,8 +13,18 @@ import pytest
 import tiny
 from etils import epath
 
-from sora_jax import generate, networks, provenance, sample, tasks, verify
+from sora_jax import (
+  generate,
+  networks,
+  provenance,
+  sample,
+  sharding,
+  tasks,
+  verify,
+)
 from sora_jax.data import video
+from sora_jax.models import lora
+from sora_jax.weights import adapters
 
 ROOT = pathlib.Path(__file__).parent.parent
 PROMPTS = ('a small red ball rolls right', 'a large blue ball!')
@@ -36,6 +46,7 @@ def call(model, tmp_path, one_device):
   def call(**given):
     flags = dict(model=str(model), prompt=list(PROMPTS), prompts=None, seed=5)
     flags |= dict(out=str(tmp_path / 'out'), format=None, steps=2, task='text')
+    flags['lora'] = None
     sample.main(None, types.SimpleNamespace(**(flags | given)))
     out = pathlib.Path(given.get('out', flags['out']))
     folder = out.parent if out.suffix else out
@@ -47,6 +58,21 @@ def call(model, tmp_path, one_device):
 
 def before_signing(row):
   return {name: row[name] for name in row if name != 'file_sha256'}
+
+
+def test_adapters_of_a_file_are_added(call, model, tmp_path):
+  config = networks.read(model).config
+  boxed = networks.abstract(config, 'dit')
+  fresh = lora.init(lora.LoRAConfig(rank=2), boxed, jax.random.key(0))
+  added = jax.tree.map(lambda x: 0.3 + x, sharding.unbox(fresh))
+  adapters.write(tmp_path, added, 'float32')
+  plain = call()
+  adapted = call(
+    lora=str(tmp_path / f'{adapters.STEM}.safetensors'),
+    out=str(tmp_path / 'adapted'),
+  )
+  for name in ('latent_sha256', 'weights_sha256'):
+    assert plain[0][name] != adapted[0][name]
 
 
 @pytest.fixture
