@@ -63,6 +63,10 @@ VERBS = {
     cli.Flag('guidance_low', 'LEVEL', 'guide above it', flags.DEFINE_float),
     cli.Flag('guidance_high', 'LEVEL', 'and up to it', flags.DEFINE_float),
     cli.Flag('sampler', 'NAME', 'euler, heun, unipc or ancestral'),
+    cli.Flag(
+      'text_on_host', '', 'the text encoder runs on the CPU', flags.DEFINE_bool
+    ),
+    cli.count('tile', 'pixels a side to decode at once; 0: all', lowest=0),
     cli.count('micro_batch', 'videos sampled at once'),
     cli.count('window', 'frames painted at once; more go in windows'),
     cli.count('overlap', 'latents that a window goes on from'),

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from sora_jax import (
+  captions,
   evaluate,
   generate,
   metrics,
@@ -72,14 +73,16 @@ def curve(
   mesh = generate.mesh_for(CLIPS, settings)
   layout = generate.blank(networks.config, settings.size)
   shared = generate.schedule(networks.config, settings, layout)
+  encoder = captions.Encoder(networks, mesh.local_devices[0])
   rows = generate.to_rows(
-    requests, [layout] * CLIPS, networks, settings.negative
+    requests, [layout] * CLIPS, encoder, settings.negative
   )
   known = np.broadcast_to(shared.plan.known, (CLIPS, *shared.plan.known.shape))
   rows = rows._replace(known=known)
   with sharding.use(mesh):
     shared = jax.device_put(
-      shared._replace(params=networks.params), sharding.replicated(mesh)
+      shared._replace(params=networks_lib.painters(networks.params)),
+      sharding.replicated(mesh),
     )
   meter = paint.make_meter(networks.config, settings, mesh)
   count = mesh.size * settings.micro_batch

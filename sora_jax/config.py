@@ -66,6 +66,8 @@ class SampleConfig:
   # The network was taught one level a clip: what is known is noised along with
   # the rest, and put back at the end.
   one_level: bool = False
+  text_on_host: bool = False  # the text encoder runs on the CPU
+  tile: int = 0  # pixels a side that are encoded and decoded at once; 0: all
   micro_batch: int = 4  # clips that run together; bits depend on it
   # By how much a prediction may change, as a share of it, before the network
   # is called again; 0 calls it always. And by how much it does from step to

@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, UInt8
 
 from sora_jax import (
   batch,
   canvas as canvas_lib,
+  captions,
+  codec,
   config as config_lib,
-  decoder,
   flow,
   guidance,
   memory,
@@ -27,14 +28,13 @@ from sora_jax import (
   tokens,
   windows,
 )
-from sora_jax.data import transforms
-from sora_jax.models import autoencoder, rope
+from sora_jax.models import autoencoder, dit, rope
 
 Params = Any
 Networks = networks_lib.Networks
 Settings = paint.Settings
 
-LESS_MEMORY = 'take a smaller --size, --window or --micro_batch'
+LESS_MEMORY = 'take a smaller --size, --window, --micro_batch or --tile'
 
 
 class Request(NamedTuple):
@@ -120,6 +120,7 @@ def check(config: config_lib.Config, settings: Settings) -> None:
   for name in ('steps', 'micro_batch'):
     if getattr(settings, name) < 1:
       raise ValueError(f'{name}={getattr(settings, name)} must be 1 or more')
+  codec.check_tile(net, settings.tile)
   check_window(settings, net.time)
 
 
@@ -189,10 +190,11 @@ def mesh_for(clips: int, settings: Settings) -> Mesh:
 def make_generator(
   networks: Networks, settings: Settings, mesh: Mesh
 ) -> Callable[[list[Request]], Iterator[Made]]:
-  """As `make_stream`, for any number of clips that fit in memory."""
-  stream, count = make_stream(networks, settings, mesh), slots(settings, mesh)
+  """As `Stream`, for any number of clips that fit in memory."""
+  stream, count = Stream(networks, settings, mesh), slots(settings, mesh)
 
   def generate(requests: list[Request]) -> Iterator[Made]:
+    stream.listen(requests)
     for i in range(0, len(requests), count):
       parts = list(stream(requests[i : i + count]))
       latent, frames = (
@@ -209,91 +211,160 @@ def slots(settings: Settings, mesh: Mesh) -> int:
   return mesh.shape['data'] * mesh.shape['fsdp'] * settings.micro_batch
 
 
-def make_stream(
-  networks: Networks,
-  settings: Settings,
-  mesh: Mesh,
-  tell: Callable[[str], None] = lambda line: None,
-) -> Callable[[list[Request]], Iterator[Part]]:
-  """Places the weights; what it returns compiles at its first use.
+class Stream:
+  """Makes clips, up to `slots` together, window by window.
 
-  It does so again for another size of canvas, for windows beside the first, and
-  for where something is known.
-
-  What it returns makes up to `slots` clips together, window by window, in
-  memory that does not grow with their length. Their canvases may differ in
-  what is known, but not in where. Those without one have an empty one, of
-  `settings.size`.
-
-  Args:
-    networks: All of a model.
-    settings: How clips are made.
-    mesh: Where.
-    tell: Is told of the memory that it takes, before it takes it.
-
-  Raises:
-    ValueError: settings that cannot be, or more than a device can hold.
+  Memory does not grow with their length. Programs compile at their first use,
+  and again for another size of canvas, for windows beside the first, and for
+  where something is known.
   """
-  _check_networks(networks, settings)
-  config = networks.config
-  check(config, settings)
-  with sharding.use(mesh):  # not that of a run, which may span hosts
-    params = jax.device_put(networks.params, sharding.replicated(mesh))
-  decode = decoder.Decoder(config.autoencoder, mesh)
 
-  def count(painting: int, layout: canvas_lib.Canvas) -> None:
-    decoding = decode.needed(
-      params['autoencoder'],
-      slots(settings, mesh),
-      layout.start.shape,
-      layout.loop,
+  def __init__(
+    self,
+    networks: Networks,
+    settings: Settings,
+    mesh: Mesh,
+    tell: Callable[[str], None] = lambda line: None,
+  ):
+    """Places nothing yet.
+
+    Args:
+      networks: All of a model.
+      settings: How clips are made.
+      mesh: Where.
+      tell: Is told of the memory that it takes, before it takes it.
+
+    Raises:
+      ValueError: networks or settings that cannot be.
+    """
+    _check_networks(networks, settings)
+    check(networks.config, settings)
+    self._networks, self._settings, self._mesh = networks, settings, mesh
+    self._tell = tell
+    device = mesh.local_devices[0]
+    if settings.text_on_host:
+      device = jax.local_devices(backend='cpu')[0]
+    self._encoder = captions.Encoder(networks, device, tell)
+    self._decode = codec.Decoder(
+      networks.config.autoencoder, mesh, settings.tile
     )
-    parts = {'weights': memory.kept(params)}
-    turns = {'painting': painting, 'decoding': decoding}
-    tell(memory.check(parts, turns, LESS_MEMORY))
+    self._sampler = functools.cache(
+      lambda wrap: paint.make_sampler(networks.config, settings, mesh, wrap)
+    )
+    self._counted = False
 
-  paint_window = _window_painter(config, settings, mesh, params, count)
-  window_latents = 1 + (settings.window - 1) // config.autoencoder.time
+  def listen(self, requests: Iterable[Request]) -> None:
+    """Encodes the prompts of requests to come.
 
-  def stream(requests: list[Request]) -> Iterator[Part]:
+    Of those that are heard before anything is painted, the encoder is gone
+    when the transformer comes.
+
+    Raises:
+      ValueError: a prompt that cannot be, or more than a device can hold.
+    """
+    lines = '\n'.join(request.prompt for request in requests)
+    self._encoder.learn([*lines.split('\n'), self._settings.negative])
+
+  def __call__(self, requests: list[Request]) -> Iterator[Part]:
+    """Makes clips whose canvases differ in what is known, but not in where.
+
+    Those without a canvas have an empty one, of `settings.size`.
+
+    Raises:
+      ValueError: a request that cannot be, or more than a device can hold.
+    """
     # The last clip is repeated to fill the one shape that is compiled.
-    fill = range(slots(settings, mesh))
+    fill = range(slots(self._settings, self._mesh))
     filled = [requests[min(i, len(requests) - 1)] for i in fill]
-    empty = blank(config, settings.size)
+    config = self._networks.config
+    empty = blank(config, self._settings.size)
     canvases = [empty if r.canvas is None else r.canvas for r in filled]
-    rows = to_rows(filled, canvases, networks, settings.negative)
-    loop = canvases[0].loop
-    frames = len(canvases[0].start)
+    rows = to_rows(filled, canvases, self._encoder, self._settings.negative)
+    loop, frames = canvases[0].loop, len(canvases[0].start)
+    window_latents = 1 + (self._settings.window - 1) // config.autoencoder.time
     most = frames if loop else window_latents
     _check_places(canvases[0], most, config.model.patch)
     state, first, last = None, np.array(0), np.array(0)
-    for window in windows.split(frames, most, settings.overlap):
+    for window in windows.split(frames, most, self._settings.overlap):
       parts = [windows.cut(canvas, window) for canvas in canvases]
       if window.done:
         past = last[:, window.at - window.done :]
         for part, a, b in zip(parts, first, past, strict=True):
           part.known[: window.known] = np.concatenate([a, b])
-      z = paint_window(parts, rows)[:, window.known :]
-      with sharding.use(mesh):
-        state, video = decode(params['autoencoder'], z, state, loop)
+      z = self._paint(parts, rows)[:, window.known :]
+      with sharding.use(self._mesh):
+        state, video = self._decode(self._placed['autoencoder'], z, state, loop)
       z = np.asarray(z)
       first = first if window.done else z[:, :1]
       last = np.concatenate([last, z], axis=1)[:, -most:] if window.done else z
       yield Part(z[: len(requests)], video[: len(requests)])
 
-  return stream
+  @functools.cached_property
+  def _placed(self) -> dict[str, Params]:
+    """The networks that paint and decode, on every device."""
+    config, params = self._networks.config, self._networks.params
+    painters = networks_lib.painters(params)
+    lean = {k: dit.lean(config.model, v) for k, v in painters.items()}
+    lean['autoencoder'] = params['autoencoder']
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(lean))
+    memory.check({'weights': weights}, {}, 'take a device with more')
+    with sharding.use(self._mesh):  # not that of a run, which may span hosts
+      return jax.device_put(lean, sharding.replicated(self._mesh))
+
+  def _paint(
+    self, canvases: list[canvas_lib.Canvas], rows: paint.Rows
+  ) -> Float[Array, 'B F h w C']:
+    """Paints canvases of one layout, all of them at once."""
+    config, patch = self._networks.config, self._networks.config.model.patch
+    known = np.stack([canvas.known for canvas in canvases])
+    layout = canvases[0]
+    beside = _beside(config, canvases)
+    if not layout.start.any():
+      return jnp.asarray(known)
+    rows = rows._replace(known=tokens.patchify(known, patch))
+    if beside is not None:
+      rows = rows._replace(beside=tokens.patchify(beside, patch))
+    run = self._sampler(len(layout.start) if layout.loop else 0)
+    with sharding.use(self._mesh):
+      shared = jax.device_put(
+        schedule(config, self._settings, layout),
+        sharding.replicated(self._mesh),
+      )
+      shared = shared._replace(params=networks_lib.painters(self._placed))
+      self._count(run, shared, rows, layout)
+      values = run(shared, rows)
+      return tokens.unpatchify(values, layout.start.shape, patch)
+
+  def _count(
+    self,
+    run: Callable[..., Any],
+    shared: paint.Shared,
+    rows: paint.Rows,
+    layout: canvas_lib.Canvas,
+  ) -> None:
+    """Tells once of the bytes that the first clips take."""
+    if self._counted:
+      return
+    self._counted = True
+    decoding = self._decode.needed(
+      self._placed['autoencoder'],
+      slots(self._settings, self._mesh),
+      layout.start.shape,
+      layout.loop,
+    )
+    parts = {'weights': memory.kept(self._placed)}
+    turns = {'painting': memory.needed(run, shared, rows), 'decoding': decoding}
+    self._tell(memory.check(parts, turns, LESS_MEMORY))
 
 
 def _check_networks(networks: Networks, settings: Settings) -> None:
-  """Raises ValueError where one is missing, or a device cannot hold them."""
+  """Raises ValueError where one is missing."""
   needed = {*networks_lib.KINDS, *(('dit_low',) if settings.boundary else ())}
   if missing := needed - set(networks.params):
     raise ValueError(
       f'the model has no {" and no ".join(sorted(missing))}; give one that a '
       'run of the diffusion stage has left'
     )
-  weights = sum(x.nbytes for x in jax.tree.leaves(networks.params))
-  memory.check({'weights': weights}, {}, 'take a device with more')
 
 
 def _check_places(
@@ -307,48 +378,6 @@ def _check_places(
       f'{places} tokens along time, height and width: each must be '
       f'{rope.MAX_POSITION} or fewer'
     )
-
-
-def _window_painter(
-  config: config_lib.Config,
-  settings: Settings,
-  mesh: Mesh,
-  params: Params,
-  count: Callable[[int, canvas_lib.Canvas], None],
-) -> Callable[[list[canvas_lib.Canvas], paint.Rows], Float[Array, 'B F h w C']]:
-  """What paints canvases of one layout, all of them at once.
-
-  Before the first, `count` is told the bytes that painting will take.
-  """
-  counted = False
-  sampler = functools.cache(
-    lambda wrap: paint.make_sampler(config, settings, mesh, wrap)
-  )
-
-  def paint_window(canvases, rows):
-    nonlocal counted
-    known = np.stack([canvas.known for canvas in canvases])
-    layout = canvases[0]
-    beside = _beside(config, canvases)
-    if not layout.start.any():
-      return jnp.asarray(known)
-    patch = config.model.patch
-    rows = rows._replace(known=tokens.patchify(known, patch))
-    if beside is not None:
-      rows = rows._replace(beside=tokens.patchify(beside, patch))
-    run = sampler(len(layout.start) if layout.loop else 0)
-    with sharding.use(mesh):
-      shared = jax.device_put(
-        schedule(config, settings, layout), sharding.replicated(mesh)
-      )
-      shared = shared._replace(params=params)
-      if not counted:
-        count(memory.needed(run, shared, rows), layout)
-        counted = True
-      values = run(shared, rows)
-      return tokens.unpatchify(values, layout.start.shape, patch)
-
-  return paint_window
 
 
 def _beside(
@@ -396,7 +425,7 @@ def blank(config: config_lib.Config, size: batch.Size) -> canvas_lib.Canvas:
 def to_rows(
   requests: list[Request],
   canvases: list[canvas_lib.Canvas],
-  networks: Networks,
+  encoder: captions.Encoder,
   negative: str = '',
 ) -> paint.Rows:
   """Requests as arrays, but for what of their canvases is known.
@@ -413,57 +442,15 @@ def to_rows(
           f'{request.prompt!r} has a canvas of another {name} than the first '
           'one of its batch; sample them apart'
         )
-  slots, encode = networks.config.sample.text_slots, networks.tokenizer.encode
-  texts = [
-    prompt_ids(request.prompt, slots, layout.lines, encode, negative)
-    for request in requests
+  told = [
+    encoder.told(request.prompt, layout.lines, negative) for request in requests
   ]
   return paint.Rows(
     seed=np.array([_seed(request) for request in requests], np.uint32),
     known=None,
-    text_ids=np.stack([ids for ids, _ in texts]),
-    text_segment=np.stack([segment for _, segment in texts]),
+    text=np.stack([features for features, _ in told]),
+    text_segment=np.stack([segment for _, segment in told]),
   )
-
-
-def prompt_ids(
-  prompt: str,
-  slots: int,
-  lines: int = 1,
-  encode: Callable[[str, int], list[int]] = transforms.byte_ids,
-  negative: str = '',
-) -> tuple[Int[np.ndarray, '2 L'], Int[np.ndarray, '2 L']]:
-  """A prompt and a negative one as padded token ids; and their lines, from 1.
-
-  Args:
-    prompt: Its lines are captions of their own.
-    slots: L / lines, the ids that a line may need.
-    lines: How many there must be.
-    encode: A tokenizer's.
-    negative: Of one line, which every part is to move away from.
-
-  Raises:
-    ValueError: a line is empty or needs more than `slots` ids, or there are
-      more or fewer lines.
-  """
-  parts = prompt.split('\n')
-  if len(parts) != lines:
-    raise ValueError(
-      f'prompt {prompt!r} has {len(parts)} lines; its canvas has {lines} parts '
-      'that listen to a line each'
-    )
-  if not all(part.strip() for part in parts):
-    raise ValueError('a prompt is empty; it must say what to show')
-  ids = np.full((2, slots * lines), transforms.PAD, np.int32)
-  segment = np.zeros_like(ids)
-  for row, captions in enumerate((parts, [negative] * lines)):
-    end = 0
-    for line, caption in enumerate(captions):
-      words = encode(caption, slots)
-      ids[row, end : end + len(words)] = words
-      segment[row, end : end + len(words)] = line + 1
-      end += len(words)
-  return ids, segment
 
 
 def _seed(request: Request) -> int:

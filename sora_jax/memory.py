@@ -51,7 +51,10 @@ def capacity(device: jax.Device) -> int | None:
 
 
 def check(
-  parts: Mapping[str, int], turns: Mapping[str, int], advice: str
+  parts: Mapping[str, int],
+  turns: Mapping[str, int],
+  advice: str,
+  device: jax.Device | None = None,
 ) -> str:
   """A line that says what a device holds.
 
@@ -59,12 +62,13 @@ def check(
     parts: Bytes by what they are for.
     turns: The same, of which a device holds one at a time.
     advice: What takes less.
+    device: Of this host; by default its first one.
 
   Raises:
     ValueError: it is more than the device has.
   """
   total = sum(parts.values()) + max(turns.values(), default=0)
-  most = capacity(jax.local_devices()[0])
+  most = capacity(device or jax.local_devices()[0])
   told = lambda sizes: [f'{name} {_gb(size)}' for name, size in sizes.items()]
   taken = [' or '.join(told(turns))] if turns else []
   words = ', '.join([*told(parts), *taken])

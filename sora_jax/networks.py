@@ -102,6 +102,11 @@ def field(name: str) -> str:
   return KINDS[name.removesuffix('_low')][0]
 
 
+def painters(params: dict[str, Params]) -> dict[str, Params]:
+  """Of networks by name, the transformer, or the two experts."""
+  return {k: v for k, v in params.items() if field(k) == 'model'}
+
+
 def _read_run_config(path: epath.Path) -> config_lib.Config:
   try:
     saved = json.loads((path / 'config.json').read_text())

@@ -1,9 +1,9 @@
 """The jitted program that fills in a micro-batch of canvases.
 
-Text encoder, every solver step with guidance, and nothing of the request
-besides. Its shape is fixed and each clip's noise belongs to its own seed, so a
-clip has the same bits whatever else was asked for, in whichever slot, on any
-number of devices along data and fsdp.
+Every solver step with guidance, and nothing of the request besides. Its shape
+is fixed and each clip's noise belongs to its own seed, so a clip has the same
+bits whatever else was asked for, in whichever slot, on any number of devices
+along data and fsdp.
 """
 
 import functools
@@ -49,6 +49,8 @@ class Settings(NamedTuple):
   boundary: float
   guidance_below: float
   one_level: bool
+  text_on_host: bool
+  tile: int
   micro_batch: int
   window: int
   overlap: int
@@ -59,7 +61,7 @@ class Settings(NamedTuple):
 class Shared(NamedTuple):
   """What all clips of a program have in common."""
 
-  params: Params
+  params: Params  # of the transformer, or of two: {'dit', 'dit_low'}
   plan: canvas_lib.CanvasTokens
   levels: Float[Array, ' E']
   calls: Bool[Array, ' V'] | None = None  # of the network; None: every one
@@ -71,7 +73,9 @@ class Rows(NamedTuple):
 
   seed: Any  # uint32 [B]
   known: Any  # float32 [B, N, P]
-  text_ids: Any  # int32 [B, 2, L]: of the prompt, and of what to move away from
+  text: (
+    Any  # float32 [B, 2, L, E]: of the prompt, and of what to move away from
+  )
   text_segment: Any  # int32 [B, 2, L]: line of the prompt, from 1; 0: empty
   beside: Any = None  # float32 [B, N, P_beside]: patches beside the noisy ones
 
@@ -206,7 +210,6 @@ def _predict(
   ways = _ways(settings)
   plan, params, levels = shared.plan, shared.params, shared.levels
   pack = _pack(plan, rows, ways)
-  text = objectives.text_features(config.text, params.get('text'), pack)
 
   def predict_fn(x, level):
     x_rows = jnp.repeat(noised(x, level), ways, axis=0)
@@ -223,7 +226,7 @@ def _predict(
 
     def expert(name):
       return objectives.denoise(
-        config.model, params[name], x_seen, told, seen, text
+        config.model, params[name], x_seen, told, seen, seen.text
       )
 
     if settings.boundary:
@@ -323,9 +326,9 @@ def _turned(
 
 def _pack(plan: canvas_lib.CanvasTokens, rows: Rows, ways: int) -> batch.Pack:
   """One clip a row: what surrounds the tokens of a canvas."""
-  count = rows.text_ids.shape[0] * ways
+  count = rows.text.shape[0] * ways
   each = lambda x: jnp.broadcast_to(x, (count, *np.shape(x)))
-  text = lambda x: x[:, :ways].reshape(count, -1)
+  text = lambda x: x[:, :ways].reshape(count, *x.shape[2:])
   ones = np.ones(len(plan.start), np.int32)
   return batch.Pack(
     tokens=None,
@@ -340,5 +343,5 @@ def _pack(plan: canvas_lib.CanvasTokens, rows: Rows, ways: int) -> batch.Pack:
     text_segment=text(rows.text_segment),
     draw=None,
     tokens_in_clip=None,
-    text_ids=text(rows.text_ids),
+    text=text(rows.text),
   )

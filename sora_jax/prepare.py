@@ -16,11 +16,11 @@ import numpy as np
 from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from sora_jax import (
   batch,
+  codec,
   config as config_lib,
   corpus,
   networks as networks_lib,
@@ -104,7 +104,9 @@ def prepare(
   devices = jax.local_devices()
   devices = devices[: math.gcd(ENCODE_BATCH, len(devices))]
   mesh = sharding.make_mesh(sharding.MeshConfig(), devices)
-  encode = _make_encoder(config.autoencoder, frozen['autoencoder'], mesh)
+  encode = codec.make_encoder(
+    config.autoencoder, frozen['autoencoder'], mesh, most_pixels=MOST_PIXELS
+  )
   features = _feature_fn(config, frozen.get('text'), encode_text)
   net, restarts = config.autoencoder, pieces.restarts(config.data.shares)
   count, used = 0, set()
@@ -148,35 +150,6 @@ def prepare(
       info['empty_features'] = empty.tolist()
       info['text_width'] = empty.shape[-1]
     writer.finish(info)
-
-
-def _make_encoder(
-  config: autoencoder.AutoencoderConfig, params: Params, mesh: Mesh
-) -> Callable[[np.ndarray], np.ndarray]:
-  """uint8 [ENCODE_BATCH, T, H, W, 3] to latents, in as few chunks as fit."""
-  # From the host: with several processes, an array of one device is not moved
-  # to others, those of its own process included.
-  params = jax.tree.map(np.asarray, params)
-  params = jax.device_put(params, sharding.replicated(mesh))
-
-  @jax.jit
-  def step(params, stream, video):
-    pixels = objectives.to_pixels(video)
-    return autoencoder.encode_chunk(config, params, stream, pixels)
-
-  def encode(video):
-    _, frames, height, width, _ = video.shape
-    most = MOST_PIXELS // (ENCODE_BATCH * height * width)
-    chunk = max(config.time, most // config.time * config.time)
-    stream, parts, start = {}, [], 0
-    for stop in (*range(1 + chunk, frames, chunk), frames):
-      part = jax.device_put(video[:, start:stop], sharding.batch_sharding(mesh))
-      stream, z = step(params, stream, part)
-      parts.append(np.asarray(z))
-      start = stop
-    return np.concatenate(parts, axis=1)
-
-  return encode
 
 
 def _slots(

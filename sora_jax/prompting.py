@@ -24,6 +24,7 @@ class Asked(NamedTuple):
   networks: generate.Networks
   size: batch.Size
   window: int  # frames that are painted at once
+  tile: int  # pixels a side that are encoded at once; 0: all
   lines: int  # of the prompts
   image: list[str]
   video: list[str]
@@ -34,7 +35,7 @@ class Asked(NamedTuple):
   place: str
 
   def encoder(self) -> tasks.Encode:
-    return tasks.make_encoder(self.networks)
+    return tasks.make_encoder(self.networks, self.tile)
 
   def images(self) -> list[UInt8[np.ndarray, 'H W 3']]:
     return [_frames(name, self.size)[0] for name in self.image]
@@ -209,8 +210,8 @@ def scene_of(
     raise ValueError(f'prompts have {sorted(lines)} parts; they need as many')
   values: dict[str, Any] = dict(image=[], video=[], mask='')
   values |= DEFAULTS | given
-  size, window = settings.size, settings.window
-  scene = task.build(Asked(networks, size, window, max(lines), **values))
+  size, window, tile = settings.size, settings.window, settings.tile
+  scene = task.build(Asked(networks, size, window, tile, max(lines), **values))
   _check_seen(name, task, scene, window)
   if networks.config.model.condition_channels:
     if len(scene.keep) > window:
@@ -218,7 +219,7 @@ def scene_of(
         f'--task={name}: the model sees all that is known at once, so '
         f'{len(scene.keep)} frames must be {window} or fewer'
       )
-    scene = tasks.beside(networks, scene)
+    scene = tasks.beside(networks, scene, tile)
   return scene
 
 

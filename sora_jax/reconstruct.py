@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from sora_jax import decoder, metrics, networks as networks_lib, objectives
+from sora_jax import codec, metrics, networks as networks_lib, objectives
 from sora_jax.data import transforms
 from sora_jax.models import autoencoder
 
@@ -21,7 +21,7 @@ def through(
   @jax.jit
   def run(params, video):
     z = autoencoder.encode(config, params, objectives.to_pixels(video))
-    return decoder.to_uint8(autoencoder.decode(config, params, z))
+    return codec.to_uint8(autoencoder.decode(config, params, z))
 
   params = networks.params['autoencoder']
   return [np.asarray(run(params, video[None])[0]) for video in videos]

@@ -15,6 +15,7 @@ from etils import epath
 
 from sora_jax import (
   batch,
+  captions,
   config as config_lib,
   generate,
   label as label_lib,
@@ -183,7 +184,8 @@ def write_all(
       print(f'{paths[i]}  latent {latent}  {one_line(requests[i].prompt)}')
 
   mesh = generate.mesh_for(len(todo), settings)
-  stream = generate.make_stream(networks, settings, mesh, tell=print)
+  stream = generate.Stream(networks, settings, mesh, tell=print)
+  stream.listen(requests[i] for i in todo)
   count = generate.slots(settings, mesh)
   for first in range(0, len(todo), count):
     group = todo[first : first + count]
@@ -278,7 +280,8 @@ def check_config(config: config_lib.Config) -> None:
     raise ValueError(f'sample.fps={config.sample.fps} must be above 0')
   encode = networks_lib.read_tokenizer(config).encode
   for prompt in config.sample.prompts:
-    generate.prompt_ids(prompt, config.sample.text_slots, encode=encode)
+    for caption in captions.split(prompt):
+      encode(caption, config.sample.text_slots)
 
 
 def sample_while_training(

@@ -13,11 +13,18 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from sora_jax import batch, canvas as canvas_lib, generate, objectives
-from sora_jax.models import autoencoder
+from sora_jax import (
+  batch,
+  canvas as canvas_lib,
+  codec,
+  generate,
+  objectives,
+  sharding,
+)
 
 Video = UInt8[np.ndarray, '_T _H _W 3']
 # Frames of one clip to its normalised latent.
@@ -62,24 +69,21 @@ class Scene(NamedTuple):
     yield self.after
 
 
-def make_encoder(networks: generate.Networks) -> Encode:
-  """Compiles once for every number and size of frames."""
-  config = networks.config.autoencoder
-  params = networks.params['autoencoder']
-
-  @jax.jit
-  def run(params, video):
-    return autoencoder.encode(config, params, objectives.to_pixels(video))
-
-  def encode(video):
-    frames, height, width, _ = video.shape
-    autoencoder.check_size(config, frames, height, width)
-    return np.asarray(run(params, video[None])[0])
-
-  return encode
+def make_encoder(networks: generate.Networks, tile: int = 0) -> Encode:
+  """What encodes one clip, in tiles of so many pixels a side; 0: whole."""
+  run = _encoder(networks, tile)
+  return lambda video: run(video[None])[0]
 
 
-def beside(networks: generate.Networks, scene: Scene) -> Scene:
+def _encoder(networks: generate.Networks, tile: int) -> codec.Encode:
+  mesh = sharding.make_mesh(sharding.MeshConfig(), jax.local_devices()[:1])
+  config, params = networks.config, networks.params
+  return codec.make_encoder(
+    config.autoencoder, params['autoencoder'], mesh, tile
+  )
+
+
+def beside(networks: generate.Networks, scene: Scene, tile: int = 0) -> Scene:
   """The scene for a network that sees what is known beside the noise.
 
   Its canvas has nothing known: the network is shown the known frames, with grey
@@ -110,13 +114,9 @@ def beside(networks: generate.Networks, scene: Scene) -> Scene:
       '--image=FILE'
     )
 
-  @jax.jit
-  def run(params, video, known):
-    pixels = objectives.to_pixels(video) * known[None, :, None, None, None]
-    return autoencoder.encode(config.autoencoder, params, pixels)
-
-  params = networks.params['autoencoder']
-  latent = np.asarray(run(params, scene.pixels[None], known)[0])
+  pixels = np.asarray(objectives.to_pixels(jnp.asarray(scene.pixels[None])))
+  grey_between = pixels * known[None, :, None, None, None]
+  latent = _encoder(networks, tile)(grey_between)[0]
   mask = np.concatenate([np.repeat(known[:1], time), known[1:]])
   mask = mask.reshape(-1, 1, 1, time)
   mask = np.broadcast_to(mask, (*latent.shape[:3], time))

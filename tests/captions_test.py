@@ -1,79 +1,97 @@
-"""Captions of the balls world say what they promise, and only that."""
+"""What a clip hears: each caption alone, from an encoder that then leaves."""
 
-import itertools
+import gc
 
+import jax
+import numpy as np
 import pytest
+import tiny
 
-from sora_jax.data.worlds import captions
+from sora_jax import captions, networks
+from sora_jax.models import text
 
-
-def test_a_caption_reads_as_a_person_reads_it():
-  promised = captions.attributes('a small red ball rolls left at speed 1.3')
-  assert promised.law == 'uniform'
-  (ball,) = promised.balls
-  assert (ball.colour, ball.size, ball.direction) == ('red', 'small', 'left')
-  assert ball.speed == pytest.approx((1.25, 1.35))
+SLOTS = 32
 
 
-def test_a_collision_names_the_first_ball_first():
-  promised = captions.attributes(
-    'a large cyan ball going right fast hits '
-    'a medium black ball going left at 2.0'
-  )
-  assert promised.law == 'collision'
-  assert [b.colour for b in promised.balls] == ['cyan', 'black']
-  assert [b.direction for b in promised.balls] == ['right', 'left']
-  assert promised.balls[0].speed == captions.SPEEDS['fast']
-  assert promised.balls[1].speed == pytest.approx((1.95, 2.05))
+@pytest.fixture(scope='module')
+def found():
+  return networks.Networks(config := tiny.config(), tiny.params(config))
 
 
-def test_an_image_promises_no_motion():
-  promised = captions.attributes('a small red ball and a large blue ball')
-  assert promised.law == 'still'
-  assert [b.direction for b in promised.balls] == ['', '']
+@pytest.fixture
+def encoder(found):
+  return captions.Encoder(found, jax.devices()[0])
+
+
+def expected(found, *lines):
+  """What the encoder says of lines in one row, as training packs them."""
+  words = [found.tokenizer.encode(line, SLOTS) for line in lines]
+  ids = np.concatenate(words)[None].astype(np.int32)
+  segment = np.repeat(np.arange(len(lines)), [len(w) for w in words])[None] + 1
+  run = jax.jit(text.T5Encoder(found.config.text).apply)
+  return run({'params': found.params['text']}, ids, segment.astype(np.int32))[0]
+
+
+def test_a_clip_hears_its_prompt_and_what_to_move_away_from(found, encoder):
+  features, segment = encoder.told('a ball', negative='grey')
+  assert features.shape == (2, SLOTS, found.config.text.width)
+  for row, caption in enumerate(('a ball', 'grey')):
+    count = len(caption) + 1  # with the end
+    np.testing.assert_array_equal(segment[row, :count], 1)
+    np.testing.assert_array_equal(segment[row, count:], 0)
+    np.testing.assert_array_equal(features[row, count:], 0.0)
+    np.testing.assert_allclose(
+      features[row, :count], expected(found, caption), rtol=0, atol=1e-5
+    )
+  _, without = encoder.told('a ball')
+  assert without[1].sum() == 1  # the end alone
+
+
+def test_lines_follow_one_another(found, encoder):
+  features, segment = encoder.told('one\nthree', 2)
+  said = expected(found, 'one', 'three')
+  assert features.shape[1] == segment.shape[1] == 2 * SLOTS
+  np.testing.assert_allclose(features[0, : len(said)], said, rtol=0, atol=1e-5)
+  assert segment[0].tolist() == [1] * 4 + [2] * 6 + [0] * (2 * SLOTS - 10)
+  np.testing.assert_array_equal(features[0, :4], encoder.told('one')[0][0, :4])
+
+
+def test_what_is_heard_has_the_same_bits_whatever_is_heard_beside(found):
+  here, there = jax.devices()[0], jax.devices()[1]
+  together = captions.Encoder(found, here)
+  together.learn(['a', 'two balls', 'a ball', 'grey'])
+  for device in (here, there):
+    alone = captions.Encoder(found, device).told('a ball', negative='grey')
+    beside = together.told('a ball', negative='grey')
+    for one, other in zip(beside, alone, strict=True):
+      assert one.tobytes() == other.tobytes()
+
+
+def test_a_caption_is_encoded_once_and_the_encoder_leaves(found):
+  device, told = jax.devices()[2], []
+  on_device = lambda: [x for x in jax.live_arrays() if device in x.devices()]
+  before = len(on_device())
+  encoder = captions.Encoder(found, device, told.append)
+  assert len(on_device()) == before
+  encoder.learn(['a ball', 'two', ''])
+  gc.collect()
+  assert len(on_device()) == before
+  encoder.told('a ball')
+  encoder.learn(['two', 'a ball'])
+  assert len(told) == 1
+  encoder.learn(['three'])
+  assert len(told) == 2
 
 
 @pytest.mark.parametrize(
-  'caption',
+  ('prompt', 'lines', 'words'),
   [
-    'a tiny red ball rolls left at speed 1.3',
-    'a small red ball rolls left',
-    'a small red ball rolls left at speed 1.3 ',
-    'a small red ball going left at 2.0 hits '
-    'a small blue ball going left at 2.0',
-    'a small red ball and a large red ball',
+    ('a\nb', 1, 'has 2 lines; its canvas has 1 parts'),
+    ('a', 2, 'has 1 lines; its canvas has 2 parts'),
+    (' ', 1, 'a prompt is empty'),
+    ('x' * 40, 1, 'caption of 40 bytes does not fit 32'),
   ],
 )
-def test_what_is_not_of_the_grammar_is_refused_by_name(caption):
-  with pytest.raises(ValueError) as error:
-    captions.attributes(caption)
-  assert repr(caption) in str(error.value)
-
-
-def test_every_sentence_is_read_as_its_own_law_and_no_other():
-  words = {
-    'a': 'a small red ball',
-    'b': 'a large blue ball',
-    'a_way': 'left',
-    'b_way': 'right',
-    'a_speed': 'slowly',
-    'b_speed': 'at 3.0',
-  }
-  for law, sentences in captions.SENTENCES.items():
-    for sentence in sentences:
-      assert captions.attributes(sentence.format(**words)).law == law
-
-
-def test_words_for_sizes_do_not_touch():
-  bounds = list(captions.SIZES.values())
-  for (_, low), (high, _) in itertools.pairwise(bounds):
-    assert high - low >= 0.05
-    assert captions.size_word(low + 0.03) != captions.size_word(high - 0.03)
-  for word, (low, high) in captions.SIZES.items():
-    assert captions.size_word(low) == captions.size_word(high) == word
-
-
-def test_only_a_speed_within_its_interval_gets_the_word():
-  assert captions.speed_phrase(1.5, worded=True, brief=False) == 'slowly'
-  assert captions.speed_phrase(1.5, worded=False, brief=False) == 'at speed 1.5'
-  assert captions.speed_phrase(2.5, worded=True, brief=True) == 'at 2.5'
+def test_prompts_that_cannot_be_are_refused(encoder, prompt, lines, words):
+  with pytest.raises(ValueError, match=words):
+    encoder.told(prompt, lines)

@@ -243,6 +243,18 @@ def test_bfloat16_stays_close_and_float32_stays_where_it_matters(params, clips):
   assert 0 < error < 0.03
 
 
+def test_rounded_once_it_gives_the_same_bits_in_half_the_bytes(params, clips):
+  config = dataclasses.replace(SMALL, dtype='bfloat16')
+  lean = dit.lean(config, params)
+  inputs = pack(clips)
+  one, other = (apply(config, tree, inputs) for tree in (params, lean))
+  assert one.tobytes() == other.tobytes()
+  size = lambda tree: sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+  assert size(lean['blocks']['ffn']) == size(params['blocks']['ffn']) / 2
+  assert size(lean['time']) == size(params['time'])
+  assert dit.lean(SMALL, params)['time'] is params['time']
+
+
 def test_norms_can_be_turned_off(clips):
   config = dataclasses.replace(SMALL, qk_norm=False, cross_norm=False)
   params = fresh(config)

@@ -13,12 +13,13 @@ PACKAGE = ROOT / 'sora_jax'
 # modules in it; models and data are on one level but apart from each other.
 LEVELS = (
   'batch rng flow samplers stepcache guidance'.split()
-  + 'tokens canvas sharding memory watermark'.split(),
+  + 'tokens canvas tiling sharding memory watermark'.split(),
   'models weights data'.split(),
   'objectives optimizer state checksums checkpoint replay'.split()
   + 'writers metrics certificate seal provenance'.split(),
   'gpu experiment config corpus published networks'.split(),
-  'paint decoder windows spool generate reconstruct tasks prompting'.split()
+  'paint codec windows spool captions generate'.split()
+  + 'reconstruct tasks prompting'.split()
   + 'frechet plots figures suite prepare label sample problems train'.split()
   + 'heldout evaluate calibrate bench showcase demo verify parity'.split(),
   ['cli'],

@@ -78,21 +78,31 @@ def test_clips_that_do_not_fit_are_refused_before_they_are_painted(monkeypatch):
   request = [generate.Request('a ball', 1)]
   mesh = generate.mesh_for(1, settings)
   told = []
-  stream = generate.make_stream(found, settings, mesh, told.append)
+  stream = generate.Stream(found, settings, mesh, told.append)
   list(stream(request))
   list(stream(request))
-  (line,) = told  # once, however often it is used
-  weights = sum(x.nbytes for x in jax.tree.leaves(params)) / memory.GB
-  assert f'(weights {weights:.3g}, painting ' in line
-  stream = generate.make_stream(found, settings, mesh)
-  monkeypatch.setattr(memory, 'capacity', lambda device: 1000)
-  with pytest.raises(ValueError, match='1e-06 GB: take a smaller --size'):
+  # Each once, however often it is used; and not both at once.
+  encoding, painting = told
+  size = lambda *names: sum(
+    x.nbytes for name in names for x in jax.tree.leaves(params[name])
+  )
+  assert f'(text encoder {size("text") / memory.GB:.3g}, enc' in encoding
+  weights = size('dit', 'autoencoder')
+  assert f'(weights {weights / memory.GB:.3g}, painting ' in painting
+
+  stream = generate.Stream(found, settings, mesh)
+  fits = lambda room: monkeypatch.setattr(memory, 'capacity', lambda _: room)
+  fits(size('text') - 1)
+  with pytest.raises(ValueError, match='which has .*: take --text_on_host'):
+    stream.listen(request)
+  monkeypatch.undo()
+  stream.listen(request)
+  fits(weights - 1)
+  with pytest.raises(ValueError, match='which has .* take a device with more'):
     list(stream(request))
-  # Weights alone, before they are placed.
-  with pytest.raises(
-    ValueError, match=r'\(weights [\d.]+\), which has .* more'
-  ):
-    generate.make_stream(found, settings, mesh)
+  fits(weights + 1)
+  with pytest.raises(ValueError, match='which has .* take a smaller --size'):
+    list(stream(request))
 
 
 def test_a_run_that_does_not_fit_is_refused_before_it_starts(

@@ -1,5 +1,7 @@
 """Losses have the values that they have by hand, packed or alone."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,10 +68,9 @@ def trainable():
   }
 
 
-def denoising(trainable, pack, prediction=flow.Prediction.X0):
-  config = objectives.DenoisingConfig(
-    prediction=prediction, level=flow.LevelLaw(shift_base=2)
-  )
+def denoising(trainable, pack, prediction=flow.Prediction.X0, **fields):
+  fields = {'level': flow.LevelLaw(shift_base=2)} | fields
+  config = objectives.DenoisingConfig(prediction=prediction, **fields)
   return objectives.denoising(
     trainable,
     pack,
@@ -237,14 +238,7 @@ def test_balanced_errors_count_less_near_both_ends(trainable):
     mean = float(np.log(level / (1 - level)))
     law = flow.LevelLaw(mean=mean, std=0.0, shift_base=0)
     plain, balanced = (
-      objectives.denoising(
-        trainable,
-        made,
-        jax.random.key(0),
-        model=MODEL,
-        encoder=ENCODER,
-        config=objectives.DenoisingConfig(weighting=weighting, level=law),
-      )[0]
+      denoising(trainable, made, weighting=weighting, level=law)[0]
       for weighting in objectives.Weighting
     )
     expected = 4 * level * (1 - level) * float(plain)
@@ -288,9 +282,9 @@ def test_contrast_teaches_captions_apart_packed_or_alone():
     'contrast': contrast.init(key, 8, 16),
   }
   params = sharding.unbox(init(jax.random.key(1)))
-  loss = lambda params, pack: objectives.contrast(
-    params, pack, encoder=encoder
-  )[0]
+  loss = jax.jit(
+    lambda params, pack: objectives.contrast(params, pack, encoder=encoder)[0]
+  )
   packed, alone = pack(1, 2), pack(2, 1)
   assert loss(params, packed) == pytest.approx(
     float(loss(params, alone)), abs=1e-5
@@ -346,14 +340,12 @@ def random_crops(count, seed=0, **fields):
 
 
 def reconstruction(trainable, frames, config=None, **fields):
-  return objectives.reconstruction(
-    trainable,
-    frames,
-    jax.random.key(0),
+  run = functools.partial(
+    objectives.reconstruction,
     model=SMALL,
     config=config or objectives.ReconstructionConfig(),
-    **fields,
   )
+  return jax.jit(run)(trainable, frames, jax.random.key(0), **fields)
 
 
 @jax.jit

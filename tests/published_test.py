@@ -131,14 +131,6 @@ def test_a_shift_is_asked_for_or_comes_of_the_tokens():
     assert shared.times is None
 
 
-def test_a_negative_prompt_takes_the_place_of_none(place):
-  ids, segment = generate.prompt_ids('a', 4, negative='bc')
-  none, _ = generate.prompt_ids('a', 4)
-  np.testing.assert_array_equal(ids, [[100, 1, 0, 0], [101, 102, 1, 0]])
-  np.testing.assert_array_equal(segment, [[1, 1, 0, 0], [1, 1, 1, 0]])
-  np.testing.assert_array_equal(none[1], [1, 0, 0, 0])
-
-
 @pytest.mark.usefixtures('cached_compilation')
 def test_a_negative_prompt_changes_what_is_made(place):
   found = networks.read(place)

@@ -79,13 +79,13 @@ def test_adapters_of_a_file_are_added(call, model, tmp_path):
 def count_made(monkeypatch):
   """Counts the clips that are asked of the generator."""
   asked = []
-  make_stream = generate.make_stream
 
-  def counted(*args, **kwargs):
-    stream = make_stream(*args, **kwargs)
-    return lambda requests: asked.append(len(requests)) or stream(requests)
+  class Counted(generate.Stream):
+    def __call__(self, requests):
+      asked.append(len(requests))
+      return super().__call__(requests)
 
-  monkeypatch.setattr(generate, 'make_stream', counted)
+  monkeypatch.setattr(generate, 'Stream', Counted)
   return asked
 
 

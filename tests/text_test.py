@@ -174,6 +174,16 @@ def test_bfloat16_stays_close_and_features_are_float32(params):
   assert 0 < error < 0.03
 
 
+def test_rounded_once_it_gives_the_same_bits_in_half_the_bytes(params):
+  config, ids = dataclasses.replace(SMALL, dtype='bfloat16'), [[5, 6, 7, 1]]
+  lean = text.lean(config, params)
+  one, other = (encode(config, tree, ids) for tree in (params, lean))
+  assert one.tobytes() == other.tobytes()
+  size = lambda tree: sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+  assert size(lean['embedding']) == size(params['embedding']) / 2
+  assert size(lean['blocks']['mlp']) == size(params['blocks']['mlp']) / 2
+
+
 def test_the_byte_encoder_learns_to_tell_words_apart():
   config = text.TextConfig(width=32, heads=2, head_dim=16, mlp=64)
   words = ['a red ball falls', 'a fed ball reels', 'b red ball falls']

@@ -99,21 +99,18 @@ def test_a_window_knows_what_is_finished_and_its_own_pieces(
   """Of latents that are told apart by their place, and by who painted them."""
   seen = []
 
-  def painter(*unused):
-    def paint_window(parts, rows):
-      seen.append(parts[0])
-      place = parts[0].index[:, None, None, None] + 100.0 * len(seen)
-      known = parts[0].start[..., None] == 0
-      z = np.where(known, parts[0].known, place).astype(np.float32)
-      return jnp.stack([z] * len(parts))
+  def paint_window(stream, parts, rows):
+    seen.append(parts[0])
+    place = parts[0].index[:, None, None, None] + 100.0 * len(seen)
+    known = parts[0].start[..., None] == 0
+    z = np.where(known, parts[0].known, place).astype(np.float32)
+    return jnp.stack([z] * len(parts))
 
-    return paint_window
-
-  monkeypatch.setattr(generate, '_window_painter', painter)
+  monkeypatch.setattr(generate.Stream, '_paint', paint_window)
   asked = settings(networks, 4 * frames - 3, window=17, overlap=overlap)
   piece = np.full((1, 4, 4, 4), 7.0, np.float32)
   painted = canvas.keyframes({7: piece}, frames)
-  stream = generate.make_stream(networks, asked, mesh_of(1))
+  stream = generate.Stream(networks, asked, mesh_of(1))
   parts = list(stream([generate.Request('a ball', 3, painted)]))
   made = np.concatenate([part.latent[0] for part in parts])[:, 0, 0, 0]
   assert made[:5].tolist() == [100, 101, 102, 103, 104]
@@ -134,7 +131,7 @@ def test_parts_come_as_they_are_made_and_are_no_longer_than_a_window(
   networks, one_device
 ):
   wanted = settings(networks, 205, window=17)
-  stream = generate.make_stream(networks, wanted, mesh_of(1))
+  stream = generate.Stream(networks, wanted, mesh_of(1))
   parts = [p.video.shape[1] for p in stream([generate.Request('a ball', 3)])]
   assert sum(parts) == 205 and parts[0] == 17
   assert max(parts[1:]) == 8  # of five latents, an anchor and two known

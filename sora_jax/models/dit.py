@@ -370,3 +370,9 @@ def init(config: DiTConfig, key: Key[Array, '']) -> Any:
     ints(1, 1),
     ints(1, 1),
   )['params']
+
+
+def lean(config: DiTConfig, params: Any) -> Any:
+  """Parameters as they are computed with; see `layers.lean`."""
+  dtype = layers.resolve_dtype(config).dtype
+  return layers.lean(params, dtype, exact=('time', 'head'))

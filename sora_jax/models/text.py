@@ -275,3 +275,10 @@ def init(config: TextConfig, key: Key[Array, '']) -> Any:
   """Parameters in boxes that name their logical axes."""
   ids = jnp.ones((1, 1), jnp.int32)
   return T5Encoder(config).init(key, ids, ids)['params']
+
+
+def lean(config: TextConfig, params: Any) -> Any:
+  """Parameters as they are computed with; see `layers.lean`."""
+  dtype = layers.resolve_dtype(config).dtype
+  words = params['embedding'].astype(dtype)
+  return layers.lean(params, dtype) | {'embedding': words}

@@ -1,0 +1,112 @@
+"""Programs for TPUs, by their compiler: libtpu needs none to be there."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.experimental import topologies
+from jax.sharding import NamedSharding, PartitionSpec as P
+
+from sora_jax import (
+  batch,
+  codec,
+  config as config_lib,
+  flow,
+  generate,
+  memory,
+  networks,
+  paint,
+  sharding,
+)
+from sora_jax.models import attention, autoencoder, dit
+
+
+@pytest.fixture
+def chips():
+  """Eight chips of a v5p, to compile for."""
+  pytest.importorskip('libtpu')
+  topology = topologies.get_topology_desc(
+    platform='tpu', topology_name='v5p:2x2x2'
+  )
+  return topology.devices
+
+
+def test_no_scores_are_kept(chips):
+  mesh = sharding.make_mesh(
+    sharding.MeshConfig(data=2, fsdp=2, tensor=2), chips
+  )
+  shape = (4, 8192, 4, 128)
+  with sharding.use(mesh):
+    place = NamedSharding(mesh, P(('data', 'fsdp'), None, 'tensor'))
+    x = jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=place)
+    row = NamedSharding(mesh, P(('data', 'fsdp')))
+    segment = jax.ShapeDtypeStruct(shape[:2], jnp.int32, sharding=row)
+
+    def loss(q, k, v, segment):
+      y = attention.attend(q, k, v, segment, segment)
+      return y.astype(jnp.float32).sum()
+
+    step = jax.jit(jax.grad(loss, (0, 1, 2)))
+    compiled = step.lower(x, x, x, segment).compile()
+  assert 'splash' in compiled.as_text()
+  scores = 4 * 8192 * 8192 * 2  # of a chip's two heads
+  assert compiled.memory_analysis().temp_size_in_bytes < scores / 4
+
+
+def abstract(tree, place):
+  """Shapes that lie somewhere."""
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree
+  )
+
+
+def test_the_1_3b_model_makes_81_frames_of_480p_within_8_gb(chips):
+  """All of `sample` but the text encoder, which has left: 50 steps, guided."""
+  config = config_lib.Config()
+  config.model = dit.DiTConfig(**dit.SIZES['1.3b'], dtype='bfloat16')
+  config.autoencoder = autoencoder.AutoencoderConfig(
+    latent_mean=(0.0,) * 16, latent_std=(1.0,) * 16, dtype='bfloat16'
+  )
+  config.denoising.prediction = flow.Prediction.VELOCITY
+  settings = generate.settings_of(config.sample)._replace(
+    size=batch.parse_size('832x480x81'),
+    sampler='unipc',
+    schedule='wan',
+    steps=50,
+    guidance=5.0,
+    window=81,
+    micro_batch=1,
+    tile=256,
+  )
+  generate.check(config, settings)
+  mesh = sharding.make_mesh(sharding.MeshConfig(), chips[:1])
+  whole, by_rows = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+  shapes = lambda name: sharding.unbox(networks.abstract(config, name))
+  lean = functools.partial(dit.lean, config.model)
+  params = {
+    'dit': jax.eval_shape(lean, shapes('dit')),
+    'autoencoder': shapes('autoencoder'),
+  }
+  params = abstract(params, whole)
+  layout = generate.blank(config, settings.size)
+  shared = abstract(generate.schedule(config, settings, layout), whole)
+  shared = shared._replace(params=networks.painters(params))
+  tokens, patch = 21 * 30 * 52, 64
+  rows = paint.Rows(
+    seed=jax.ShapeDtypeStruct((1,), jnp.uint32),
+    known=jax.ShapeDtypeStruct((1, tokens, patch), jnp.float32),
+    text=jax.ShapeDtypeStruct((1, 2, 512, 4096), jnp.float32),
+    text_segment=jax.ShapeDtypeStruct((1, 2, 512), jnp.int32),
+  )
+  with sharding.use(mesh):
+    run = paint.make_sampler(config, settings, mesh)
+    painting = memory.needed(run, shared, abstract(rows, by_rows))
+    decode = codec.Decoder(config.autoencoder, mesh, settings.tile)
+    decoding = decode.needed(
+      params['autoencoder'], 1, layout.start.shape, False
+    )
+  weights = memory.kept(params)
+  print(memory.check({'weights': weights}, dict(a=painting, b=decoding), ''))
+  assert 2.8e9 < memory.kept(params['dit']) < 3.0e9  # 1.42 B, most in bf16
+  assert weights + max(painting, decoding) < 8e9
