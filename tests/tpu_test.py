@@ -107,6 +107,5 @@ def test_the_1_3b_model_makes_81_frames_of_480p_within_8_gb(chips):
       params['autoencoder'], 1, layout.start.shape, False
     )
   weights = memory.kept(params)
-  print(memory.check({'weights': weights}, dict(a=painting, b=decoding), ''))
   assert 2.8e9 < memory.kept(params['dit']) < 3.0e9  # 1.42 B, most in bf16
   assert weights + max(painting, decoding) < 8e9
