@@ -74,6 +74,7 @@ def curve(
   layout = generate.blank(networks.config, settings.size)
   shared = generate.schedule(networks.config, settings, layout)
   encoder = captions.Encoder(networks, mesh.local_devices[0])
+  encoder.learn([*prompts, settings.negative])
   rows = generate.to_rows(
     requests, [layout] * CLIPS, encoder, settings.negative
   )

@@ -13,13 +13,14 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from sora_jax import memory, networks as networks_lib
+from sora_jax import memory, networks as networks_lib, sharding
 from sora_jax.data import transforms
 from sora_jax.models import text
 
 Params = Any
 
 ON_HOST = 'take --text_on_host, and the encoder runs on the CPU'
+LESS = 'take a machine with more'
 
 
 class Told(NamedTuple):
@@ -49,7 +50,9 @@ class Encoder:
     self._params = networks.params['text']
     self._encode = networks.tokenizer.encode
     self._slots = networks.config.sample.text_slots
-    self._device, self._tell = device, tell
+    # A mesh of its own, as a run that samples meanwhile may span hosts.
+    self._mesh = sharding.make_mesh(sharding.MeshConfig(), [device])
+    self._tell = tell
     self._said: dict[str, Float[np.ndarray, 'l E']] = {}
 
     def run(params: Params, ids: Array, segment: Array) -> Array:
@@ -72,26 +75,30 @@ class Encoder:
     }
     if not words:
       return
+    with sharding.use(self._mesh):
+      run = self._placed()
+      for caption, ids in words.items():
+        row = np.full((1, self._slots), transforms.PAD, np.int32)
+        row[0, : len(ids)] = ids
+        segment = (np.arange(self._slots)[None] < len(ids)).astype(np.int32)
+        features = np.asarray(run(row, segment))
+        # A copy: a view would keep what it is of on a device that is a CPU.
+        self._said[caption] = features[0, : len(ids)].copy()
+
+  def _placed(self) -> Callable[..., Array]:
+    """The encoder on its device, once it is known to fit."""
     lean = text.lean(self._config, self._params)
-    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(lean))
-    memory.check({'text encoder': weights}, {}, ON_HOST, self._device)
-    params = jax.device_put(lean, self._device)
-    counted = False
-    for caption, ids in words.items():
-      row = np.full((1, self._slots), transforms.PAD, np.int32)
-      row[0, : len(ids)] = ids
-      segment = (np.arange(self._slots)[None] < len(ids)).astype(np.int32)
-      args = jax.device_put((row, segment), self._device)
-      if not counted:
-        parts = {
-          'text encoder': weights,
-          'encoding': memory.needed(self._run, params, *args),
-        }
-        self._tell(memory.check(parts, {}, ON_HOST, self._device))
-        counted = True
-      features = np.asarray(self._run(params, *args))
-      # A copy: a view would keep what it is of on a device that is a CPU.
-      self._said[caption] = features[0, : len(ids)].copy()
+    parts = {'text encoder': sum(x.nbytes for x in jax.tree.leaves(lean))}
+    (device,) = self._mesh.local_devices
+    advice = LESS if device.platform == 'cpu' else ON_HOST
+    memory.check(parts, {}, advice, [device])
+    here = sharding.replicated(self._mesh)
+    params = jax.device_put(lean, here)
+    ids = jax.ShapeDtypeStruct((1, self._slots), np.int32, sharding=here)
+    parts['encoding'] = memory.needed(self._run, params, ids, ids)
+    self._tell(memory.check(parts, {}, advice, [device]))
+    place = lambda *rows: jax.device_put(rows, here)
+    return lambda *rows: self._run(params, *place(*rows))
 
   def told(self, prompt: str, lines: int = 1, negative: str = '') -> Told:
     """What a clip hears; captions that are new are learnt.

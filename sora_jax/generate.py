@@ -307,7 +307,8 @@ class Stream:
     lean = {k: dit.lean(config.model, v) for k, v in painters.items()}
     lean['autoencoder'] = params['autoencoder']
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(lean))
-    memory.check({'weights': weights}, {}, 'take a device with more')
+    devices = self._mesh.local_devices
+    memory.check({'weights': weights}, {}, 'take a device with more', devices)
     with sharding.use(self._mesh):  # not that of a run, which may span hosts
       return jax.device_put(lean, sharding.replicated(self._mesh))
 
@@ -354,7 +355,8 @@ class Stream:
     )
     parts = {'weights': memory.kept(self._placed)}
     turns = {'painting': memory.needed(run, shared, rows), 'decoding': decoding}
-    self._tell(memory.check(parts, turns, LESS_MEMORY))
+    devices = self._mesh.local_devices
+    self._tell(memory.check(parts, turns, LESS_MEMORY, devices))
 
 
 def _check_networks(networks: Networks, settings: Settings) -> None:

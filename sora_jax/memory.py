@@ -7,7 +7,7 @@ that is compiled to be counted is not compiled again to be run.
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -36,17 +36,18 @@ def needed(jitted: Any, *args: Any) -> int:
   return analysis.temp_size_in_bytes + outputs
 
 
-def capacity(device: jax.Device) -> int | None:
-  """Bytes that a device has for us; None where it does not say.
+def capacity(devices: Sequence[jax.Device]) -> int | None:
+  """Bytes that each of a host's devices has for us; None: they do not say.
 
-  The devices of a CPU share what the machine has.
+  Those of a CPU that are used share what the machine has.
   """
+  device = devices[0]
   stats = device.memory_stats()
   if stats and 'bytes_limit' in stats:
     return stats['bytes_limit']
   if device.platform == 'cpu' and 'SC_PHYS_PAGES' in os.sysconf_names:
     total = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
-    return total // jax.local_device_count()
+    return total // len(devices)
   return None
 
 
@@ -54,7 +55,7 @@ def check(
   parts: Mapping[str, int],
   turns: Mapping[str, int],
   advice: str,
-  device: jax.Device | None = None,
+  devices: Sequence[jax.Device] | None = None,
 ) -> str:
   """A line that says what a device holds.
 
@@ -62,13 +63,13 @@ def check(
     parts: Bytes by what they are for.
     turns: The same, of which a device holds one at a time.
     advice: What takes less.
-    device: Of this host; by default its first one.
+    devices: Those of this host that hold as much each; by default all.
 
   Raises:
     ValueError: it is more than the device has.
   """
   total = sum(parts.values()) + max(turns.values(), default=0)
-  most = capacity(device or jax.local_devices()[0])
+  most = capacity(devices or jax.local_devices())
   told = lambda sizes: [f'{name} {_gb(size)}' for name, size in sizes.items()]
   taken = [' or '.join(told(turns))] if turns else []
   words = ', '.join([*told(parts), *taken])

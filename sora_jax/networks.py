@@ -142,6 +142,8 @@ def _read_run(path: epath.Path) -> Networks:
     }
   with checkpoint.CheckpointStore(path / 'checkpoints') as store:
     state = store.restore_part(parts).state
+  # To the host, from where no more is placed than is needed at a time.
+  state = jax.device_get(state)
   params = merge(config, state['ema'], state.get('frozen', {}))
   return Networks(config, params, read_tokenizer(config))
 
@@ -208,7 +210,13 @@ def adapt(networks: Networks, path: epath.PathLike) -> Networks:
     ValueError: the file is damaged, or its adapters fit none of the networks.
   """
   params = dict(networks.params)
-  for name, part in adapters.read(path, networks.config.model).items():
+  found = adapters.read(path, networks.config.model)
+  if 'dit_low' in params and set(found) == {'dit'}:
+    raise ValueError(
+      f'{path} does not say which of two experts it adapts; call its tensors '
+      'transformer.* and transformer_2.*, of both in one file'
+    )
+  for name, part in found.items():
     if name not in params:
       raise ValueError(f'{path} adapts a {name}, which the model does not have')
     try:

@@ -70,11 +70,11 @@ def sampling(
   if type(shift) not in (int, float) or not 0 < shift < 1000:
     raise ValueError(f'{where}: flow_shift={shift!r} must be above 0')
   boundary = model.index.get('boundary_ratio')
-  if (boundary is None) != ('dit_low' not in model.configs):
+  experts = 'a second' if 'dit_low' in model.configs else 'one'
+  if (boundary is None) != (experts == 'one'):
     raise ValueError(
       f'{path / directory.INDEX}: boundary_ratio={boundary!r}, and there is '
-      f'{"one transformer" if boundary else "a second transformer"}; the two '
-      'come together'
+      f'{experts} transformer; the two come together'
     )
   if boundary is not None and not (
     type(boundary) is float and 0 < boundary < 1

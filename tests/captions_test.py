@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny
 
-from sora_jax import captions, networks
+from sora_jax import captions, networks, sharding
 from sora_jax.models import text
 
 SLOTS = 32
@@ -65,6 +65,14 @@ def test_what_is_heard_has_the_same_bits_whatever_is_heard_beside(found):
     beside = together.told('a ball', negative='grey')
     for one, other in zip(beside, alone, strict=True):
       assert one.tobytes() == other.tobytes()
+
+
+def test_a_run_on_other_devices_does_not_matter(found):
+  """A run's mesh is there when it samples meanwhile."""
+  alone = captions.Encoder(found, jax.devices()[0]).told('a ball').features
+  with sharding.use(sharding.make_mesh(sharding.MeshConfig())):
+    beside = captions.Encoder(found, jax.devices()[0]).told('a ball').features
+  assert alone.tobytes() == beside.tobytes()
 
 
 def test_a_caption_is_encoded_once_and_the_encoder_leaves(found):

@@ -1,5 +1,7 @@
 """Adapters: what they add, what of a run they leave alone, and their files."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -136,10 +138,18 @@ def test_a_run_moves_adapters_and_nothing_else(place, done):
   assert set(state['trainable']) == {'lora'}
   before = networks.read(place).params
   assert_same(jax.device_get(state['frozen']['dit']), before['dit'])
+  for name in ('text', 'autoencoder'):
+    assert_same(jax.device_get(state['frozen'][name]), before[name])
+  config = run_config(place)
+  init = networks.make_adapters(config)
+  key, _ = jax.random.split(jax.random.key(config.seed))
+  fresh = sharding.unbox(jax.jit(init)(key))['lora']
+  fresh = traverse_util.flatten_dict(jax.device_get(fresh))
   moved = traverse_util.flatten_dict(jax.device_get(state['trainable']['lora']))
   assert {path[-2] for path in moved} == {'to_q', 'to_k', 'to_v', 'to_out'}
   for path, value in moved.items():
-    assert np.abs(value).max() > 1e-4, path
+    # In four steps of Adam, each a hundredth at the most.
+    assert 1e-3 < np.abs(value - fresh[path]).max() < 0.05, path
 
 
 def test_what_a_run_leaves_is_the_merged_model_and_its_adapters(place, done):
@@ -267,6 +277,36 @@ def test_other_names_ranks_and_alphas_are_read(tmp_path):
     ValueError, match='adapts a dit_low, which the model does'
   ):
     networks.adapt(model, tmp_path / 'other.safetensors')
+
+
+@pytest.mark.parametrize('prefix', ['transformer.', ''])
+def test_alpha_and_rank_of_a_header_are_the_scale(tmp_path, prefix):
+  config = tiny.config().model
+  down, up = np.ones((4, config.width), 'f4'), np.ones((config.width, 4), 'f4')
+  name = f'{prefix}blocks.0.attn1.to_q'
+  both = {f'{name}.lora_A.weight': down, f'{name}.lora_B.weight': up}
+  file = tmp_path / 'said.safetensors'
+
+  def read(**said):
+    said = {prefix + key: value for key, value in said.items()}
+    header = {'format': 'pt', 'lora_adapter_metadata': json.dumps(said)}
+    safetensors.numpy.save_file(both, file, header)
+    return adapters.read(file, config)['dit']['blocks']['attn1']['to_q']['b']
+
+  np.testing.assert_array_equal(read(r=4, lora_alpha=8)[0], 2.0)
+  np.testing.assert_array_equal(read()[0], 1.0)
+  for said in (dict(r=4), dict(r=0, lora_alpha=1), dict(use_rslora=True)):
+    with pytest.raises(ValueError, match='lora_adapter_metadata of its header'):
+      read(**said)
+
+
+def test_of_two_experts_it_must_be_said_which_is_adapted(tmp_path):
+  config = tiny.config()
+  params = tiny.params(config)
+  model = networks.Networks(config, params | {'dit_low': params['dit']})
+  adapters.write(tmp_path, adapters_of(config), 'float32')
+  with pytest.raises(ValueError, match='does not say which of two experts'):
+    networks.adapt(model, tmp_path / f'{adapters.STEM}.safetensors')
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,30 @@ def test_adapters_of_a_file_are_added(call, model, tmp_path):
     assert plain[0][name] != adapted[0][name]
 
 
+def test_clips_are_made_beside_a_run_on_many_devices(model, tmp_path):
+  """As while training, where the mesh of the run is there."""
+  found = networks.read(model)
+  found.config.sample.prompts = ('a ball',)
+  found.config.sample.steps = 1
+  with sharding.use(sharding.make_mesh(sharding.MeshConfig())):
+    out = epath.Path(tmp_path / 'made')
+    sample.sample_while_training(found.config, found.params, out)
+  names = sorted(path.name for path in (tmp_path / 'made').iterdir())
+  assert names == ['0000_a_ball_seed0.mp4', 'sheet.png']
+
+
+def test_a_scale_is_that_of_both_experts_unless_two_are_given(model):
+  settings = generate.settings_of(networks.read(model).config.sample)
+  names = ('guidance', 'guidance_below')
+  scales = lambda **flags: tuple(
+    getattr(sample.override(settings, types.SimpleNamespace(**flags)), name)
+    for name in names
+  )
+  assert scales(guidance=1.5) == (1.5, 1.5)
+  assert scales(guidance=1.5, guidance_below=2.0) == (1.5, 2.0)
+  assert scales(guidance_below=2.0) == (settings.guidance, 2.0)
+
+
 @pytest.fixture
 def count_made(monkeypatch):
   """Counts the clips that are asked of the generator."""

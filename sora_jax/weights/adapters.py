@@ -4,9 +4,11 @@ A tensor is called MODULE.lora_A.weight [R, In] or MODULE.lora_B.weight
 [Out, R], where MODULE is `transformer.` and the name of a layer in diffusers;
 some files say `diffusion_model.` and the name that the Wan team gave, or
 `lora_down` and `lora_up`. MODULE.alpha, where it is there, scales a layer's by
-alpha / R. What we write has its scale within B.
+alpha / R; or the header of a file says alpha and R of all, as that of diffusers
+may. What we write has its scale within B.
 """
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -21,6 +23,7 @@ from sora_jax.weights import names, tensors
 Params = Any
 
 STEM = 'pytorch_lora_weights'  # the name by which diffusers finds them
+METADATA = 'lora_adapter_metadata'  # of a header, as diffusers writes it
 NETWORKS = {
   '': 'dit',
   'transformer': 'dit',
@@ -72,18 +75,40 @@ def read(path: epath.PathLike, config: dit.DiTConfig) -> dict[str, Params]:
       found.setdefault((network, module, side), {})[layer] = value.T
   if not found:
     raise ValueError(f'{path} has no adapters (lora_A and lora_B)')
+  scales = _scales(path)
   made: dict[str, Params] = {}
   for network, module in dict.fromkeys(key[:2] for key in found):
     a, b = _stack(
       found.get((network, module, 'a'), {}),
       found.get((network, module, 'b'), {}),
       alphas.get((network, module), {}),
+      scales.get(network, 1.0),
       config.depth,
       f'{path}: {module}',
     )
     flat = {(*module.split('.'), 'a'): a, (*module.split('.'), 'b'): b}
     made.setdefault(network, {}).update(flat)
   return {n: traverse_util.unflatten_dict(flat) for n, flat in made.items()}
+
+
+def _scales(path: epath.Path) -> dict[str, float]:
+  """Scales of networks, where the header says their alpha and rank."""
+  said = tensors.read_metadata(path).get(METADATA)
+  if said is None:
+    return {}
+  try:
+    said = json.loads(said)
+    scales = {}
+    for prefix in ('', 'transformer', 'transformer_2'):
+      start = f'{prefix}.' if prefix else ''
+      of = lambda name, start=start: said.get(start + name)
+      if of('use_rslora') or of('alpha_pattern') or of('rank_pattern'):
+        raise ValueError('only one alpha and one r for all layers are read')
+      if of('r') is not None:
+        scales[NETWORKS[prefix]] = float(of('lora_alpha')) / float(of('r'))
+  except (ValueError, TypeError, AttributeError, ZeroDivisionError) as error:
+    raise ValueError(f'{path}: {METADATA} of its header: {error}') from error
+  return scales
 
 
 def _parse(
@@ -120,6 +145,7 @@ def _stack(
   a: dict[int, np.ndarray],
   b: dict[int, np.ndarray],
   alphas: dict[int, float],
+  scale: float,
   depth: int,
   where: str,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -143,7 +169,7 @@ def _stack(
     if a[layer].shape[0] != inputs or b[layer].shape[1] != outputs:
       raise ValueError(f'{where}: layer {layer} has another width than others')
     own = a[layer].shape[1]
-    scale = alphas.get(layer, own) / own
+    own_scale = alphas[layer] / own if layer in alphas else scale
     stacked[0][layer, :, :own] = a[layer]
-    stacked[1][layer, :own] = scale * b[layer]
+    stacked[1][layer, :own] = own_scale * b[layer]
   return stacked

@@ -101,16 +101,7 @@ def read_header(path: epath.PathLike) -> dict[str, Tensor]:
     ValueError: the file is cut or is none of this kind, or holds other types.
   """
   path = epath.Path(path)
-  size = path.stat().length
-  with path.open('rb') as file:
-    length = int.from_bytes(file.read(8), 'little')
-    if size < 8 or length > min(size - 8, LARGEST_HEADER):
-      raise ValueError(
-        f'{path}: {size} bytes with a header of {length} is a file cut short, '
-        f'or none of {ENDING[1:]}'
-      )
-    text = file.read(length)
-  header = _parse(path, text)
+  header, size, length = _read_start(path)
   header.pop('__metadata__', None)
   tensors = [
     _tensor(path, name, entry, 8 + length) for name, entry in header.items()
@@ -130,6 +121,25 @@ def read_header(path: epath.PathLike) -> dict[str, Tensor]:
       'something follows them'
     )
   return {tensor.name: tensor for tensor in tensors}
+
+
+def read_metadata(path: epath.PathLike) -> dict[str, Any]:
+  """What a file says of itself; ValueError as `read_header`."""
+  said = _read_start(epath.Path(path))[0].get('__metadata__', {})
+  return said if isinstance(said, dict) else {}
+
+
+def _read_start(path: epath.Path) -> tuple[dict[str, Any], int, int]:
+  """A file's header, its bytes, and those of the header."""
+  size = path.stat().length
+  with path.open('rb') as file:
+    length = int.from_bytes(file.read(8), 'little')
+    if size < 8 or length > min(size - 8, LARGEST_HEADER):
+      raise ValueError(
+        f'{path}: {size} bytes with a header of {length} is a file cut short, '
+        f'or none of {ENDING[1:]}'
+      )
+    return _parse(path, file.read(length)), size, length
 
 
 def _tensor(path: epath.Path, name: str, entry: Any, base: int) -> Tensor:
