@@ -117,7 +117,9 @@ class Decoder:
   def needed(
     self, params: Params, clips: int, size: tuple[int, int, int], loop: bool
   ) -> int:
-    """Bytes of a device that the first chunk takes beside the weights.
+    """Bytes of a device that a chunk takes beside the weights.
+
+    The later ones have what is remembered of those before them too.
 
     Args:
       params: Of the autoencoder, where they lie.
@@ -128,13 +130,24 @@ class Decoder:
     frames, rows, columns = size
     tile = tiling.split(rows, columns, self._side)[0]
     frames = 2 * frames + 1 if loop else frames
-    frames = min(frames, 1 + chunk(self._config, tile.height, tile.width))
-    z = jax.ShapeDtypeStruct(
-      (clips, frames, tile.height, tile.width, self._config.channels),
-      jnp.float32,
-      sharding=sharding.batch_sharding(self._mesh),
+    most = chunk(self._config, tile.height, tile.width)
+    here = sharding.batch_sharding(self._mesh)
+
+    def latents(frames: int) -> jax.ShapeDtypeStruct:
+      shape = (clips, frames, tile.height, tile.width, self._config.channels)
+      return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=here)
+
+    z = latents(min(frames, 1 + most))
+    needed = memory.needed(self._first, params, z)
+    if frames <= 1 + most:
+      return needed
+    stream, _ = jax.eval_shape(self._first, params, z)
+    stream = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), stream
     )
-    return memory.needed(self._first, params, z)
+    z = latents(min(frames - 1 - most, most))
+    later = memory.needed(self._later, params, z, stream)
+    return max(needed, memory.kept(stream) + later)
 
 
 def chunk(

@@ -10,6 +10,7 @@ from sora_jax import (
   batch,
   codec,
   generate,
+  memory,
   metrics,
   networks as networks_lib,
   objectives,
@@ -108,6 +109,20 @@ def test_a_tile_needs_the_memory_of_a_tile(shipped):
     params, 1, (2, 16, 16), False
   )
   assert needed(64) < 0.3 * needed(0)
+
+
+def test_a_later_chunk_needs_what_is_remembered_too(shipped, monkeypatch):
+  monkeypatch.setattr(codec, 'CHUNK', 1)
+  net, params = shipped.config.autoencoder, shipped.params['autoencoder']
+  params = jax.device_put(params, jax.devices()[0])
+  decode = codec.Decoder(net, mesh_of(1))
+  needed = lambda frames: decode.needed(params, 1, (frames, 4, 4), False)
+  stream, _ = decode(params, jnp.zeros((1, 2, 4, 4, net.channels)))
+  remembered = sum(x.nbytes for x in jax.tree.leaves(stream))
+  assert remembered > 100_000
+  z = jax.ShapeDtypeStruct((1, 1, 4, 4, net.channels), jnp.float32)
+  alone = memory.needed(decode._later, params, z, stream)
+  assert needed(3) == max(needed(2), alone + remembered) > alone
 
 
 def test_pixels_are_rounded_to_the_nearest():
