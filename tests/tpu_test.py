@@ -103,9 +103,8 @@ def test_the_1_3b_model_makes_81_frames_of_480p_within_8_gb(chips):
     run = paint.make_sampler(config, settings, mesh)
     painting = memory.needed(run, shared, abstract(rows, by_rows))
     decode = codec.Decoder(config.autoencoder, mesh, settings.tile)
-    decoding = decode.needed(
-      params['autoencoder'], 1, layout.start.shape, False
-    )
+    # Of the first chunk, 4.1 GB; later ones take 3.4, and minutes to compile.
+    decoding = decode.needed(params['autoencoder'], 1, (9, 60, 104), False)
   weights = memory.kept(params)
   assert 2.8e9 < memory.kept(params['dit']) < 3.0e9  # 1.42 B, most in bf16
   assert weights + max(painting, decoding) < 8e9
