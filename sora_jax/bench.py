@@ -4,7 +4,7 @@
 against that of the clip made alone. `--compare=A,B` holds two folders that
 `sample` wrote against each other, by hash and by pixels; equal bytes are those
 before signing, as no two signatures are equal. `--what=cache` is in
-`calibrate`.
+`calibrate`, `--what=speed` in `speed`.
 """
 
 import json
@@ -27,6 +27,7 @@ from sora_jax import (
   metrics,
   networks as networks_lib,
   sharding,
+  speed,
 )
 from sora_jax.data import video
 
@@ -41,6 +42,7 @@ SIMULATED = 8
 TAKES = {
   'determinism': ('model', 'steps', 'repeats'),
   'cache': ('model', 'steps', 'store'),
+  'speed': ('model', 'steps'),
   None: (),
 }
 
@@ -63,7 +65,11 @@ def main(config: None, flags: types.SimpleNamespace) -> None:
   _check_takes(flags)
   if flags.compare:
     return compare(*_two(flags.compare))
-  measures = {'determinism': determinism, 'cache': calibrate.main}
+  measures = {
+    'determinism': determinism,
+    'cache': calibrate.main,
+    'speed': speed.main,
+  }
   measures[flags.what](flags)
 
 
@@ -131,7 +137,7 @@ def ways(
   repeats = flags.repeats or REPEATS
   made = make(_mesh(1), *[everyone[:1]] * repeats)
   yield Way(f'{repeats} times', [0] * repeats, made)
-  for devices in (1, 2):
+  for devices in (1, 2) if jax.default_backend() == 'cpu' else (1,):
     made = elsewhere(flags, settings, devices)
     yield Way(f'another process, {devices} devices', everyone, made)
 

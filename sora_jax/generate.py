@@ -1,7 +1,9 @@
 """Prompt and canvas to latent to frames, clip by clip."""
 
+import contextlib
 import functools
 import hashlib
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -252,6 +254,9 @@ class Stream:
       lambda wrap: paint.make_sampler(networks.config, settings, mesh, wrap)
     )
     self._counted = False
+    # What all clips have taken until now. Programs of the first are compiled
+    # while their memory is counted.
+    self.seconds = {'compiling': 0.0, 'painting': 0.0, 'decoding': 0.0}
 
   def listen(self, requests: Iterable[Request]) -> None:
     """Encodes the prompts of requests to come.
@@ -292,7 +297,7 @@ class Stream:
         for part, a, b in zip(parts, first, past, strict=True):
           part.known[: window.known] = np.concatenate([a, b])
       z = self._paint(parts, rows)[:, window.known :]
-      with sharding.use(self._mesh):
+      with sharding.use(self._mesh), self._timed('decoding'):
         state, video = self._decode(self._placed['autoencoder'], z, state, loop)
       z = np.asarray(z)
       first = first if window.done else z[:, :1]
@@ -332,9 +337,17 @@ class Stream:
         sharding.replicated(self._mesh),
       )
       shared = shared._replace(params=networks_lib.painters(self._placed))
-      self._count(run, shared, rows, layout)
-      values = run(shared, rows)
+      with self._timed('compiling'):
+        self._count(run, shared, rows, layout)
+      with self._timed('painting'):
+        values = jax.block_until_ready(run(shared, rows))
       return tokens.unpatchify(values, layout.start.shape, patch)
+
+  @contextlib.contextmanager
+  def _timed(self, what: str) -> Iterator[None]:
+    begun = time.perf_counter()
+    yield
+    self.seconds[what] += time.perf_counter() - begun
 
   def _count(
     self,

@@ -3,6 +3,11 @@
 import os
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
+# Most of the time goes into compiling small programs: four fifths of it less.
+os.environ.setdefault(
+  'XLA_FLAGS',
+  '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false',
+)
 
 import jax
 import pytest

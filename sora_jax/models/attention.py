@@ -2,8 +2,9 @@
 
 Short rows take all scores at once. Of long ones, whose scores would fill the
 memory (51 GB for 32,760 tokens of 12 heads), a TPU computes self-attention by
-its splash kernel (`splash.py`), and all else comes by blocks of queries, each
-with all of its keys. Softmax is in float32 everywhere.
+its splash kernel (`splash.py`), a GPU that of one clip by cuDNN's (`flash.py`),
+and all else comes by blocks of queries, each with all of its keys. Softmax is
+in float32 everywhere.
 """
 
 import functools
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from sora_jax.models import splash
+from sora_jax.models import flash, splash
 
 # Bytes of a row's scores above which they are not all kept.
 MOST_SCORES = 2**28
@@ -56,10 +57,14 @@ def attend(
   blocks = functools.partial(_by_blocks, scale=scale, block=block)
   if segment_q is None or segment_q is not segment_k or copies is not None:
     return blocks(q, k, v, segment_q, segment_k, copies)
+  default = lambda q, k, v, segment: blocks(q, k, v, segment, segment, None)
+  kernels = {'tpu': functools.partial(splash.attend, scale=scale)}
+  if flash.can(q):
+    kernels['cuda'] = functools.partial(
+      flash.attend, scale=scale, otherwise=default
+    )
   return jax.lax.platform_dependent(
-    *(q, k, v, segment_q),
-    tpu=functools.partial(splash.attend, scale=scale),
-    default=lambda q, k, v, segment: blocks(q, k, v, segment, segment, None),
+    q, k, v, segment_q, **kernels, default=default
   )
 
 
