@@ -1,10 +1,11 @@
 #!/bin/bash
-# The figures of a GPU that README.md gives, with so many steps of 1.3B:
+# Equal bits on a GPU, and how long one step of so many of Wan 2.1's 1.3B takes
+# beside diffusers:
 #
 #   experiments/gpu.sh 50
 #
-# Needs the extras `cuda` and `parity`. The model has the shapes of Wan 2.1's 1.3B
-# and random weights, of which a time is as good as of others; its text encoder,
+# Needs the extras `cuda` and `parity`. The model has the published shapes and
+# random weights, of which a time is as good as of others; its text encoder,
 # which runs once, has two layers.
 set -eu
 PYTHON=${PYTHON:-python3}

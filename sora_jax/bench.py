@@ -1,4 +1,4 @@
-"""Are the bits the same, and what does a cache save? `launch.py bench`.
+"""Are the bits the same, and how soon are they there? `launch.py bench`.
 
 `--what=determinism` samples the same prompts in many ways and holds each latent
 against that of the clip made alone. `--compare=A,B` holds two folders that
@@ -137,7 +137,9 @@ def ways(
   repeats = flags.repeats or REPEATS
   made = make(_mesh(1), *[everyone[:1]] * repeats)
   yield Way(f'{repeats} times', [0] * repeats, made)
-  for devices in (1, 2) if jax.default_backend() == 'cpu' else (1,):
+  if jax.default_backend() == 'tpu':
+    return  # whose chips are of one process
+  for devices in (n for n in (1, 2) if n <= len(jax.devices())):
     made = elsewhere(flags, settings, devices)
     yield Way(f'another process, {devices} devices', everyone, made)
 
@@ -165,8 +167,9 @@ def elsewhere(
     out = f'{folder}/latents.npy'
     code = 'import sys; from sora_jax import bench; bench.write(*sys.argv[1:])'
     model = str(flags.model or networks_lib.SHIPPED)
+    asked = settings.steps, devices
     done = subprocess.run(
-      [sys.executable, '-c', code, model, str(settings.steps), out],
+      [sys.executable, '-c', code, model, *map(str, asked), out],
       env=os.environ
       | {
         'JAX_NUM_CPU_DEVICES': str(devices),
@@ -181,12 +184,12 @@ def elsewhere(
     return list(np.load(out))
 
 
-def write(model: str, steps: str, out: str) -> None:
-  """What the other process does: samples all clips on all of its devices."""
+def write(model: str, steps: str, devices: str, out: str) -> None:
+  """What the other process does: samples all clips on so many devices."""
   networks = networks_lib.read(model)
   settings = generate.settings_of(networks.config.sample)
   settings = settings._replace(steps=int(steps))
-  mesh = _mesh(len(jax.devices()))
+  mesh = _mesh(int(devices))
   latents = sampled(networks, settings, mesh, [list(range(CLIPS))])
   np.save(out, np.stack(latents))
 

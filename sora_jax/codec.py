@@ -115,7 +115,12 @@ class Decoder:
     return jax.device_put(tree, sharding.batch_sharding(self._mesh))
 
   def needed(
-    self, params: Params, clips: int, size: tuple[int, int, int], loop: bool
+    self,
+    params: Params,
+    clips: int,
+    size: tuple[int, int, int],
+    loop: bool,
+    goes_on: bool = False,
   ) -> int:
     """Bytes of a device that a chunk takes beside the weights.
 
@@ -126,28 +131,53 @@ class Decoder:
       clips: B.
       size: F, h and w of all that is decoded.
       loop: Whether it is one.
+      goes_on: Whether more comes after it.
     """
     frames, rows, columns = size
     tile = tiling.split(rows, columns, self._side)[0]
     frames = 2 * frames + 1 if loop else frames
     most = chunk(self._config, tile.height, tile.width)
-    here = sharding.batch_sharding(self._mesh)
-
-    def latents(frames: int) -> jax.ShapeDtypeStruct:
-      shape = (clips, frames, tile.height, tile.width, self._config.channels)
-      return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=here)
-
-    z = latents(min(frames, 1 + most))
-    needed = memory.needed(self._first, params, z)
-    if frames <= 1 + most:
+    z = lambda frames: self._latents(clips, frames, tile)
+    needed = memory.needed(self._first, params, z(min(frames, 1 + most)))
+    left = frames if goes_on else frames - 1 - most
+    if left <= 0:
       return needed
-    stream, _ = jax.eval_shape(self._first, params, z)
-    stream = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), stream
-    )
-    z = latents(min(frames - 1 - most, most))
-    later = memory.needed(self._later, params, z, stream)
+    stream = self._stream(params, z(min(frames, 1 + most)))
+    later = memory.needed(self._later, params, z(min(left, most)), stream)
     return max(needed, memory.kept(stream) + later)
+
+  def remembered(
+    self, params: Params, clips: int, size: tuple[int, int, int]
+  ) -> int:
+    """Bytes of a device that it holds between its calls, of clips that go on.
+
+    Args:
+      params: Of the autoencoder, where they lie.
+      clips: B.
+      size: F, h and w of what is decoded in a call.
+    """
+    frames, rows, columns = size
+    tiles = tiling.split(rows, columns, self._side)
+    if len(tiles) > 1:
+      return 0  # the host's
+    return memory.kept(
+      self._stream(params, self._latents(clips, frames, tiles[0]))
+    )
+
+  def _latents(
+    self, clips: int, frames: int, tile: tiling.Tile
+  ) -> jax.ShapeDtypeStruct:
+    shape = (clips, frames, tile.height, tile.width, self._config.channels)
+    here = sharding.batch_sharding(self._mesh)
+    return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=here)
+
+  def _stream(self, params: Params, z: jax.ShapeDtypeStruct) -> Stream:
+    """Shapes of what is remembered of latents."""
+    stream, _ = jax.eval_shape(self._first, params, z)
+    return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=z.sharding),
+      stream,
+    )
 
 
 def chunk(

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -183,9 +184,14 @@ def sample(
 
 
 def mesh_for(clips: int, settings: Settings) -> Mesh:
-  """This host's devices along data, no more than there are micro-batches."""
+  """This host's devices along data, no more than there are micro-batches.
+
+  A power of two: other numbers of chips are no part of a torus.
+  """
   micro_batches = -(-clips // max(1, settings.micro_batch))
-  devices = jax.local_devices()[: max(1, micro_batches)]
+  devices = jax.local_devices()
+  most = max(1, min(micro_batches, len(devices)))
+  devices = devices[: 2 ** int(math.log2(most))]
   return sharding.make_mesh(sharding.MeshConfig(), devices)
 
 
@@ -245,7 +251,11 @@ class Stream:
     self._tell = tell
     device = mesh.local_devices[0]
     if settings.text_on_host:
-      device = jax.local_devices(backend='cpu')[0]
+      device = sharding.host_device()
+      if device.platform != 'cpu':
+        raise ValueError(
+          'text_on_host: JAX_PLATFORMS leaves out the CPU; add ",cpu" to it'
+        )
     self._encoder = captions.Encoder(networks, device, tell)
     self._decode = codec.Decoder(
       networks.config.autoencoder, mesh, settings.tile
@@ -254,9 +264,8 @@ class Stream:
       lambda wrap: paint.make_sampler(networks.config, settings, mesh, wrap)
     )
     self._counted = False
-    # What all clips have taken until now. Programs of the first are compiled
-    # while their memory is counted.
-    self.seconds = {'compiling': 0.0, 'painting': 0.0, 'decoding': 0.0}
+    # What all clips have taken until now, with all that compiles meanwhile.
+    self.seconds = {'painting': 0.0, 'decoding': 0.0}
 
   def listen(self, requests: Iterable[Request]) -> None:
     """Encodes the prompts of requests to come.
@@ -296,7 +305,8 @@ class Stream:
         past = last[:, window.at - window.done :]
         for part, a, b in zip(parts, first, past, strict=True):
           part.known[: window.known] = np.concatenate([a, b])
-      z = self._paint(parts, rows)[:, window.known :]
+      goes_on = frames > most
+      z = self._paint(parts, rows, goes_on)[:, window.known :]
       with sharding.use(self._mesh), self._timed('decoding'):
         state, video = self._decode(self._placed['autoencoder'], z, state, loop)
       z = np.asarray(z)
@@ -318,7 +328,10 @@ class Stream:
       return jax.device_put(lean, sharding.replicated(self._mesh))
 
   def _paint(
-    self, canvases: list[canvas_lib.Canvas], rows: paint.Rows
+    self,
+    canvases: list[canvas_lib.Canvas],
+    rows: paint.Rows,
+    goes_on: bool = False,
   ) -> Float[Array, 'B F h w C']:
     """Paints canvases of one layout, all of them at once."""
     config, patch = self._networks.config, self._networks.config.model.patch
@@ -337,9 +350,8 @@ class Stream:
         sharding.replicated(self._mesh),
       )
       shared = shared._replace(params=networks_lib.painters(self._placed))
-      with self._timed('compiling'):
-        self._count(run, shared, rows, layout)
       with self._timed('painting'):
+        self._count(run, shared, rows, layout, goes_on)
         values = jax.block_until_ready(run(shared, rows))
       return tokens.unpatchify(values, layout.start.shape, patch)
 
@@ -355,19 +367,28 @@ class Stream:
     shared: paint.Shared,
     rows: paint.Rows,
     layout: canvas_lib.Canvas,
+    goes_on: bool,
   ) -> None:
-    """Tells once of the bytes that the first clips take."""
+    """Tells once of the bytes that the first clips take.
+
+    Args:
+      run: What paints.
+      shared: Its arguments.
+      rows: The same.
+      layout: Of a window.
+      goes_on: Whether there are others after it.
+    """
     if self._counted:
       return
     self._counted = True
-    decoding = self._decode.needed(
-      self._placed['autoencoder'],
-      slots(self._settings, self._mesh),
-      layout.start.shape,
-      layout.loop,
-    )
+    clips = self._placed['autoencoder'], slots(self._settings, self._mesh)
+    size = layout.start.shape
+    decoding = self._decode.needed(*clips, size, layout.loop, goes_on)
+    # What frames to come need of those before is kept while they are painted.
+    kept = self._decode.remembered(*clips, size) if goes_on else 0
     parts = {'weights': memory.kept(self._placed)}
-    turns = {'painting': memory.needed(run, shared, rows), 'decoding': decoding}
+    painting = memory.needed(run, shared, rows) + kept
+    turns = {'painting': painting, 'decoding': decoding}
     devices = self._mesh.local_devices
     self._tell(memory.check(parts, turns, LESS_MEMORY, devices))
 

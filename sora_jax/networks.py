@@ -142,7 +142,6 @@ def _read_run(path: epath.Path) -> Networks:
     }
   with checkpoint.CheckpointStore(path / 'checkpoints') as store:
     state = store.restore_part(parts).state
-  # To the host, from where no more is placed than is needed at a time.
   state = jax.device_get(state)
   params = merge(config, state['ema'], state.get('frozen', {}))
   return Networks(config, params, read_tokenizer(config))
@@ -164,8 +163,11 @@ def merge(config: config_lib.Config, trained: Params, frozen: Params) -> Params:
 
 
 def _restorable(boxed: Params) -> Params:
-  """Abstract parameters as a checkpoint is restored to: on one device."""
-  here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  """Abstract parameters as a checkpoint is restored to: on the host.
+
+  From there no more is placed than is needed at a time.
+  """
+  here = jax.sharding.SingleDeviceSharding(sharding.host_device())
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
     sharding.unbox(boxed),

@@ -86,7 +86,7 @@ def override(
     for name in generate.Settings._fields
     if getattr(flags, name, None) is not None
   }
-  if 'guidance' in given:  # of both experts, where there are two
+  if 'guidance' in given and settings.boundary:  # of both experts
     given = {'guidance_below': given['guidance']} | given
   return settings._replace(**given)
 

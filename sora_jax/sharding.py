@@ -95,6 +95,13 @@ def join_hosts() -> None:
     ) from error
 
 
+def host_device() -> jax.Device:
+  """This host's CPU; where JAX was told of none, the first device."""
+  with contextlib.suppress(RuntimeError):
+    return jax.local_devices(backend='cpu')[0]
+  return jax.local_devices()[0]
+
+
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
   """Arranges devices (by default all) in the mesh that the config asks for.
 

@@ -1,8 +1,9 @@
 """How long a clip takes, beside diffusers on the same files.
 
-`launch.py bench --what=speed --model=DIR` makes a clip, and if diffusers is
-there it makes one in a process of its own: the transformer in bfloat16 and the
-autoencoder in float32, as its documentation has it.
+`launch.py bench --what=speed --model=DIR` makes a clip from a prompt twice, and
+times the second time, when programs are compiled and weights in place. If
+diffusers is there, it does the same in a process of its own: the transformer in
+bfloat16 and the autoencoder in float32, as its documentation has it.
 """
 
 import importlib.util
@@ -23,22 +24,32 @@ PROMPT = 'a small red ball rolls right'
 
 
 class Times(NamedTuple):
-  """What one clip takes on one device."""
+  """What the second clip takes on one device; the first takes longer."""
 
-  compiling: float  # seconds, before the first clip alone
-  step: float  # seconds
+  first: float  # seconds, of the first clip
+  step: float  # seconds, of the network in both ways that guidance needs
   decoding: float  # seconds
-  whole: float  # seconds, from noise to frames, without compiling
+  whole: float  # seconds; of diffusers with the text encoder, which we ask once
   peak: float  # gigabytes; 0 where a device does not say
 
 
 def main(flags: types.SimpleNamespace) -> None:
-  """Prints a table, a line for each who made the clip."""
+  """Prints a table, a line for each who made the clip.
+
+  Raises:
+    ValueError: a model that needs an image, or whose clips have windows.
+  """
   path = epath.Path(flags.model or networks_lib.SHIPPED)
-  rows = {}
   networks = networks_lib.read(path)
-  settings = generate.settings_of(networks.config.sample)
+  settings = generate.settings_of(networks.config.sample)._replace(
+    micro_batch=1
+  )
   settings = settings._replace(steps=flags.steps or settings.steps)
+  if networks.config.model.condition_channels:
+    raise ValueError(f'{path}: its clips need an image, and speed has none')
+  if settings.size.frames > settings.window:
+    raise ValueError(f'{path}: {settings.size} is longer than a window')
+  rows = {}
   if directory.is_model(path) and importlib.util.find_spec('diffusers'):
     # First, as JAX takes most of a GPU once it is used.
     rows['diffusers'] = elsewhere(path, settings)
@@ -47,7 +58,7 @@ def main(flags: types.SimpleNamespace) -> None:
     f'{settings.size}, {settings.steps} steps, guidance {settings.guidance} '
     f'({jax.devices()[0].device_kind})'
   )
-  heads = ('compiling s', 's a step', 'decoding s', 'whole s', 'peak GB')
+  heads = ('first s', 's a step', 'decoding s', 'whole s', 'peak GB')
   print(' ' * 10 + ''.join(f'{head:>12}' for head in heads))
   for name, times in rows.items():
     print(f'{name:10}' + ''.join(f'{value:12.3g}' for value in times))
@@ -59,21 +70,19 @@ def ours(networks: networks_lib.Networks, settings: generate.Settings) -> Times:
   mesh = sharding.make_mesh(sharding.MeshConfig(), [device])
   stream = generate.Stream(networks, settings, mesh, tell=print)
 
-  requests = [generate.Request(PROMPT, 0)]
-  stream.listen(requests)
-  begun = time.perf_counter()
-  for _ in stream(requests):
-    pass
-  whole = time.perf_counter() - begun
-  took = stream.seconds
+  def make() -> float:
+    begun = time.perf_counter()
+    for _ in stream([generate.Request(PROMPT, 0)]):
+      pass
+    return time.perf_counter() - begun
+
+  first, before = make(), dict(stream.seconds)
+  whole = make()
+  took = {name: stream.seconds[name] - before[name] for name in before}
+  step = took['painting'] / settings.steps
   stats = device.memory_stats() or {}
-  return Times(
-    took['compiling'],
-    took['painting'] / settings.steps,
-    took['decoding'],
-    whole - took['compiling'],
-    stats.get('peak_bytes_in_use', 0) / 1e9,
-  )
+  peak = stats.get('peak_bytes_in_use', 0) / 1e9
+  return Times(first, step, took['decoding'], whole, peak)
 
 
 def elsewhere(path: epath.Path, settings: generate.Settings) -> Times:
@@ -130,11 +139,11 @@ def write(path: str, size: str, steps: str, guidance: str) -> None:
     )
     return time.perf_counter() - begun
 
-  make(2)  # after which its kernels are chosen
+  first = make(2)  # steps, after which its kernels are chosen
   marks.clear()
   whole = make(int(steps))
   decoding = time.perf_counter() - marks[-1]
   step = (marks[-1] - marks[0]) / max(1, len(marks) - 1)
   on_gpu = device == 'cuda'
   peak = torch.cuda.max_memory_allocated() / 1e9 if on_gpu else 0.0
-  print(json.dumps(Times(0.0, step, decoding, whole, peak)))
+  print(json.dumps(Times(first, step, decoding, whole, peak)))

@@ -118,7 +118,7 @@ def test_what_is_known_is_noised_along_and_put_back():
     canvas=canvas.edit(np.tile(first, (2, 1, 1, 1)), 0.5)
   )
   edits = [make(found, repainted, one_level=x) for x in (True, False)]
-  np.testing.assert_array_equal(*edits)
+  np.testing.assert_allclose(*edits, atol=2e-5)  # two programs
 
 
 def image_of(seed):

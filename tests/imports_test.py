@@ -21,7 +21,8 @@ LEVELS = (
   'paint codec windows spool captions generate'.split()
   + 'reconstruct tasks prompting'.split()
   + 'frechet plots figures suite prepare label sample problems train'.split()
-  + 'heldout evaluate calibrate bench showcase demo verify parity'.split(),
+  + 'heldout evaluate calibrate speed bench showcase demo verify'.split()
+  + ['parity'],
   ['cli'],
 )
 APART = {'models': {'data'}, 'weights': {'data'}, 'data': {'models', 'weights'}}

@@ -2,9 +2,9 @@
 
 Short rows take all scores at once. Of long ones, whose scores would fill the
 memory (51 GB for 32,760 tokens of 12 heads), a TPU computes self-attention by
-its splash kernel (`splash.py`), a GPU that of one clip by cuDNN's (`flash.py`),
-and all else comes by blocks of queries, each with all of its keys. Softmax is
-in float32 everywhere.
+its splash kernel (`splash.py`), a GPU rows that hold one clip by cuDNN's
+(`flash.py`), and all else comes by blocks of queries, each with all of its
+keys. Softmax is in float32 everywhere.
 """
 
 import functools
@@ -55,17 +55,17 @@ def attend(
     return _dense(q, k, v, segment_q, segment_k, copies, bias, scale=scale)
   block = max(LEAST_BLOCK, MOST_SCORES // (4 * A * L) // 128 * 128)
   blocks = functools.partial(_by_blocks, scale=scale, block=block)
-  if segment_q is None or segment_q is not segment_k or copies is not None:
-    return blocks(q, k, v, segment_q, segment_k, copies)
-  default = lambda q, k, v, segment: blocks(q, k, v, segment, segment, None)
-  kernels = {'tpu': functools.partial(splash.attend, scale=scale)}
-  if flash.can(q):
-    kernels['cuda'] = functools.partial(
-      flash.attend, scale=scale, otherwise=default
+  inputs = (q, k, v, segment_q, segment_k, copies)
+  kernels = {}
+  if segment_q is not None and segment_q is segment_k and copies is None:
+    kernels['tpu'] = lambda q, k, v, segment, *unused: splash.attend(
+      q, k, v, segment, scale=scale
     )
-  return jax.lax.platform_dependent(
-    q, k, v, segment_q, **kernels, default=default
-  )
+  if segment_q is not None and flash.can(q):
+    kernels['cuda'] = functools.partial(
+      flash.attend, scale=scale, otherwise=blocks
+    )
+  return jax.lax.platform_dependent(*inputs, **kernels, default=blocks)
 
 
 def _by_blocks(

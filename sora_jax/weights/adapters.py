@@ -9,6 +9,7 @@ may. What we write has its scale within B.
 """
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -104,9 +105,17 @@ def _scales(path: epath.Path) -> dict[str, float]:
       of = lambda name, start=start: said.get(start + name)
       if of('use_rslora') or of('alpha_pattern') or of('rank_pattern'):
         raise ValueError('only one alpha and one r for all layers are read')
-      if of('r') is not None:
-        scales[NETWORKS[prefix]] = float(of('lora_alpha')) / float(of('r'))
-  except (ValueError, TypeError, AttributeError, ZeroDivisionError) as error:
+      if of('r') is None:
+        continue
+      scale = float(of('lora_alpha')) / float(of('r'))
+      if not math.isfinite(scale):
+        raise ValueError(f'a scale of {scale}')
+      scales[NETWORKS[prefix]] = scale
+  # The last two: numbers and brackets without end.
+  except (
+    *(ValueError, TypeError, AttributeError, ZeroDivisionError),
+    *(OverflowError, RecursionError),
+  ) as error:
     raise ValueError(f'{path}: {METADATA} of its header: {error}') from error
   return scales
 
