@@ -88,15 +88,17 @@ def test_clips_are_made_beside_a_run_on_many_devices(model, tmp_path):
 
 
 def test_a_scale_is_that_of_both_experts_unless_two_are_given(model):
-  settings = generate.settings_of(networks.read(model).config.sample)
-  names = ('guidance', 'guidance_below')
-  scales = lambda **flags: tuple(
+  one = generate.settings_of(networks.read(model).config.sample)
+  two = one._replace(boundary=0.875)
+  scales = lambda settings, **flags: tuple(
     getattr(sample.override(settings, types.SimpleNamespace(**flags)), name)
-    for name in names
+    for name in ('guidance', 'guidance_below')
   )
-  assert scales(guidance=1.5) == (1.5, 1.5)
-  assert scales(guidance=1.5, guidance_below=2.0) == (1.5, 2.0)
-  assert scales(guidance_below=2.0) == (settings.guidance, 2.0)
+  assert scales(two, guidance=1.5) == (1.5, 1.5)
+  assert scales(two, guidance=1.5, guidance_below=2.0) == (1.5, 2.0)
+  assert scales(two, guidance_below=2.0) == (two.guidance, 2.0)
+  # A model without a second expert has no scale for it, which its card keeps.
+  assert scales(one, guidance=1.5) == (1.5, one.guidance_below)
 
 
 @pytest.fixture

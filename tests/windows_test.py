@@ -99,7 +99,8 @@ def test_a_window_knows_what_is_finished_and_its_own_pieces(
   """Of latents that are told apart by their place, and by who painted them."""
   seen = []
 
-  def paint_window(stream, parts, rows):
+  def paint_window(stream, parts, rows, goes_on):
+    assert goes_on  # the clip is longer than a window
     seen.append(parts[0])
     place = parts[0].index[:, None, None, None] + 100.0 * len(seen)
     known = parts[0].start[..., None] == 0
