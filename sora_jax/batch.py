@@ -1,4 +1,4 @@
-"""Clip, Frames and Pack: what the data pipeline hands to training.
+"""Clip, Frames, Labelled, Pack: what the data pipeline hands to training.
 
 A `Clip` is one video or image as pixels, `Frames` a batch of equal crops. A
 `Pack` is many clips, already as latent tokens, laid end to end in rows of one
@@ -68,6 +68,14 @@ class Frames(NamedTuple):
 
   video: Any  # uint8 [B, T, H, W, 3]
   draw: Any  # int32 [B]: global draw index of a clip, or BROKEN
+
+
+class Labelled(NamedTuple):
+  """Clips of one size and what is true of them: what the probe trains on."""
+
+  video: Any  # uint8 [B, T, H, W, 3]
+  labels: Any  # int32 [B, A]: of each attribute the value's place, or ABSENT
+  draw: Any  # int32 [B]: global draw index of a clip
 
 
 def parse_size(text: str) -> Size:

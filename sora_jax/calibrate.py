@@ -12,8 +12,8 @@ import numpy as np
 
 from sora_jax import (
   captions,
-  evaluate,
   generate,
+  heldout,
   metrics,
   networks as networks_lib,
   paint,
@@ -113,7 +113,7 @@ def print_savings(
   networks: generate.Networks, settings: generate.Settings
 ) -> None:
   """A line for each tolerance, and one for as many steps without a cache."""
-  prompts = balls.held_out_prompts(evaluate.HELD_OUT_SEED, CASES)
+  prompts = balls.held_out_prompts(heldout.SEED, CASES)
   requests = [generate.Request(p, i) for i, (p, _) in enumerate(prompts)]
   make = lambda settings: [
     clip.video for clip in generate.sample(networks, requests, settings)

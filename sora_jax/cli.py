@@ -88,10 +88,12 @@ def count(
   return Flag(name, 'N', text, define, default)
 
 
-def choice(name: str, choices: tuple[str, ...], text: str) -> Flag:
+def choice(
+  name: str, choices: tuple[str, ...], text: str, default: str | None = None
+) -> Flag:
   """A flag that is one of a few words."""
   define = functools.partial(flags.DEFINE_enum, enum_values=choices)
-  return Flag(name, '|'.join(choices), text, define)
+  return Flag(name, '|'.join(choices), text, define, default)
 
 
 TRACEBACK = switch('traceback', 'on an error, show where')

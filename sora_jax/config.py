@@ -14,6 +14,7 @@ from sora_jax.models import (
   autoencoder as autoencoder_lib,
   dit,
   lora as lora_lib,
+  probe as probe_lib,
   text as text_lib,
 )
 
@@ -24,6 +25,7 @@ class Stage(enum.Enum):
   AUTOENCODER = 'autoencoder'
   TEXT = 'text'
   DIFFUSION = 'diffusion'
+  PROBE = 'probe'  # no part of a system, but its judge
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -95,6 +97,9 @@ class Config:
   )
   autoencoder: autoencoder_lib.AutoencoderConfig = dataclasses.field(
     default_factory=autoencoder_lib.AutoencoderConfig
+  )
+  probe: probe_lib.ProbeConfig = dataclasses.field(
+    default_factory=probe_lib.ProbeConfig
   )
   denoising: objectives.DenoisingConfig = dataclasses.field(
     default_factory=objectives.DenoisingConfig

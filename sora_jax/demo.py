@@ -3,28 +3,46 @@
 Loads the model that ships, or trains it anew, samples prompts that between
 them show what it can do, writes the videos and a sheet of all of them, and
 scores held-out prompts. In between, `showcase` makes one of every other task.
+All of it is on one page, `gallery.html`, with some of the prompts that failed.
 """
 
+import functools
 import time
 import types
+from collections.abc import Sequence
+from typing import Any
 
 from etils import epath
 
 from sora_jax import (
   evaluate,
   experiment,
+  gallery,
   generate,
   label as label_lib,
+  metrics,
   networks as networks_lib,
   sample,
   sharding,
   showcase,
   train,
 )
-from sora_jax.data import video
+from sora_jax.data import sheets, video
 
 # Beside the package, in a checkout.
 EXPERIMENTS = epath.Path(__file__).parent.parent / 'experiments'
+
+COLUMNS = 4  # of the moving sheet
+MOST_FAILURES = 4
+PAGE_TEXT = (
+  'Made by the model in the package, from the prompts below the clips, and '
+  'labelled as made by a network. Each command makes the same latent again.'
+)
+TASKS_TEXT = 'One model, one sampler. Small pictures are what it was given.'
+FAILURES_TEXT = (
+  'The first of the scored prompts, none of which training saw, that a tracker '
+  'does not find kept.'
+)
 
 PROMPTS = (
   'a small red ball rolls right at speed 2.0',
@@ -58,33 +76,90 @@ def main(config: None, flags: types.SimpleNamespace) -> None:
   print(f'making {len(requests)} videos of {settings.size}')
   mesh = generate.mesh_for(len(requests) + flags.cases, settings)
   make = generate.make_generator(networks, settings, mesh)
+  card = sample.card(networks, settings) | {'model': model.name}
+  write = functools.partial(_write, networks, model, label, card)
   made = list(make(requests))
-  run_card = sample.card(networks, settings) | {'model': model.name}
-  fps = networks.config.sample.fps
-  for i, clip in enumerate(made):
-    path = out / f'{sample.name_of(i, clip.request)}.mp4'
-    facts = sample.facts_of(clip.request, label) | run_card
-    label_lib.write(path, [clip.video], fps, label, lambda told=facts: told)
-    print(f'{path}  latent {clip.digest[:16]}  {clip.request.prompt}')
-  sheet = video.contact_sheet(
-    [clip.video for clip in made], labels=[r.prompt for r in requests]
-  )
-  label_lib.write(
-    out / 'sheet.png', [sheet[None]], 1.0, label, lambda: run_card
-  )
-  print(f'{out / "sheet.png"}  eight frames of each')
+  first = write(out, made)
+  _write_sheets(out, made, networks.config.sample.fps, label, card)
   print('making one video of every other way of prompting')
   (out / 'tasks').mkdir(exist_ok=True)
-  showcase.show(networks, out / 'tasks', label, model.name, flags.seed)
+  others = showcase.show(networks, out / 'tasks', label, model, flags.seed)
   print(f'scoring {flags.cases} prompts that the training never saw')
+  scored: list[generate.Made] = []
+
+  def keeping(requests):
+    for clip in make(requests):
+      scored.append(clip)
+      yield clip
+
   scores = evaluate.on_world(
-    networks, settings, make, flags.cases, flags.seed + len(PROMPTS)
+    networks, settings, keeping, flags.cases, flags.seed + len(PROMPTS)
   )
   table = evaluate.world_table(scores)
   video.publish(out / 'scores.txt', f'{table}\n'.encode())
   print(table)
   print(f'{out / "scores.txt"}  the table')
+  (out / 'failures').mkdir(exist_ok=True)
+  failed = write(out / 'failures', _failed(scored)[:MOST_FAILURES])
+  parts = [
+    gallery.Part('Prompts', 'A sentence in, a video out.', first),
+    gallery.Part('Every other way of prompting', TASKS_TEXT, others),
+    gallery.Part('What fails', FAILURES_TEXT, failed),
+  ]
+  page = gallery.page('sora_jax', PAGE_TEXT, parts, table)
+  video.publish(out / 'gallery.html', page.encode())
+  print(f'{out / "gallery.html"}  all of it on one page')
   print(f'done in {time.monotonic() - start:.0f} s')
+
+
+def _write(
+  networks: networks_lib.Networks,
+  model: epath.Path,
+  label: label_lib.Label,
+  card: dict[str, Any],
+  out: epath.Path,
+  made: Sequence[generate.Made],
+) -> list[gallery.Entry]:
+  """Writes clips, and returns what the page says of them."""
+  entries = []
+  for i, clip in enumerate(made):
+    prompt, seed = clip.request.prompt, clip.request.seed
+    path = out / f'{sample.name_of(i, clip.request)}.mp4'
+    facts = sample.facts_of(clip.request, label) | card
+    fps = networks.config.sample.fps
+    label_lib.write(path, [clip.video], fps, label, lambda told=facts: told)
+    print(f'{path}  latent {clip.digest[:16]}  {prompt}')
+    command = showcase.command_of(prompt, {'seed': seed}, model)
+    broken = metrics.broken_promises(clip.video, prompt)
+    title = f'not as told: {", ".join(broken)}' if broken else f'seed {seed}'
+    entries.append(gallery.Entry(path, title, prompt, clip.digest, command))
+  return entries
+
+
+def _write_sheets(
+  out: epath.Path,
+  made: Sequence[generate.Made],
+  fps: float,
+  label: label_lib.Label,
+  card: dict[str, Any],
+) -> None:
+  """All clips in one picture: frame beside frame, and moving."""
+  videos = [clip.video for clip in made]
+  prompts = [clip.request.prompt for clip in made]
+  still = sheets.contact_sheet(videos, labels=prompts)
+  moving = sheets.moving_sheet(videos, prompts, COLUMNS)
+  for name, frames in {'sheet.png': still[None], 'sheet.gif': moving}.items():
+    label_lib.write(out / name, [frames], fps, label, lambda: card)
+  print(f'{out / "sheet.png"}  eight frames of each; sheet.gif: all of them')
+
+
+def _failed(made: Sequence[generate.Made]) -> list[generate.Made]:
+  """Clips that do not keep all that their prompts promise."""
+  return [
+    clip
+    for clip in made
+    if metrics.broken_promises(clip.video, clip.request.prompt)
+  ]
 
 
 def _retrain(out: epath.Path) -> epath.Path:

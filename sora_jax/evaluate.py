@@ -3,10 +3,11 @@
 Generation is scored on held-out prompts of the world `balls`, beside two
 bounds: true clips of the same prompts, which show what the tracker itself
 gets right, and these clips passed through the autoencoder, below whose error
-no latent model can come. Beside them: the Frechet distance of the same clips,
-and the loss on held-out clips at each level of noise. Reconstruction is scored
-on the same clips, and on files where a folder is given. With --suite=tasks
-every way of prompting is scored instead, see `suite`.
+no latent model can come; or of the world `scenes`, see `adherence`. Beside
+them: the Frechet distance of the same clips, and the loss on held-out clips at
+each level of noise. Reconstruction is scored on the same clips, and on files
+where a folder is given. With --suite=tasks every way of prompting is scored
+instead, see `suite`.
 """
 
 import json
@@ -18,6 +19,7 @@ import numpy as np
 from etils import epath
 
 from sora_jax import (
+  adherence,
   batch,
   config as config_lib,
   corpus,
@@ -28,19 +30,19 @@ from sora_jax import (
   networks as networks_lib,
   plots,
   prepare,
+  probing,
   reconstruct,
   sample,
   sharding,
   suite,
 )
 from sora_jax.data import sources, transforms, video
-from sora_jax.data.worlds import balls
+from sora_jax.data.worlds import balls, scenes
 
 Video = metrics.Video
 Networks = networks_lib.Networks
 
-# Prompts whose clips the training never sees start here.
-HELD_OUT_SEED = 1234
+WORLDS = {'balls': balls, 'scenes': scenes}
 FILE_WINDOWS = 4  # of each file, evenly spaced
 
 
@@ -83,8 +85,9 @@ def main(config: None, flags: types.SimpleNamespace) -> None:
     results |= _generation(networks, settings, flags, out)
     results['card'] = sample.card(networks, settings)
   else:
-    results['reconstruction'] = on_true_clips(networks, flags.cases)
-    print(reconstruct.table('held-out balls', results['reconstruction']))
+    found = on_true_clips(networks, flags.cases, flags.world)
+    results['reconstruction'] = found
+    print(reconstruct.table(f'held-out {flags.world}', found))
   if flags.data:
     results['files'] = on_files(networks, flags.data, out)
     for name, row in results['files'].items():
@@ -106,21 +109,27 @@ def _generation(
     extractors.append(frechet.of_torchscript(flags.extractor))
   mesh = generate.mesh_for(flags.cases, settings)
   make = generate.make_generator(networks, settings, mesh)
-  scores = on_world(
-    networks, settings, make, flags.cases, flags.seed, extractors
-  )
-  print(world_table(scores))
-  made, decoded = scores.generated, scores.decoded
-  rows = {
-    name: (
-      share := getattr(made, name),
-      metrics.interval(share, made.cases),
-      getattr(decoded, name),
+  if flags.world == 'scenes':
+    probe = probing.Probe()
+    scores = adherence.on_scenes(
+      networks,
+      settings,
+      make,
+      flags.cases,
+      flags.seed,
+      probe,
+      [*extractors, probe.extractor],
     )
-    for name in ('colour', 'direction', 'law', 'size')
-  }
+    print(adherence.table(scores))
+    rows = adherence.bars(scores)
+  else:
+    scores = on_world(
+      networks, settings, make, flags.cases, flags.seed, extractors
+    )
+    print(world_table(scores))
+    rows = bars(scores)
   plots.shares(out / 'shares.png', rows)
-  data = heldout.of_world(networks.config, flags.cases)
+  data = heldout.of_world(networks.config, flags.cases, flags.world)
   losses = heldout.loss_by_level(networks, data, out)
   print('held-out loss by level of noise:')
   print('  '.join(f'{level}: {loss:.4f}' for level, loss in losses.items()))
@@ -146,12 +155,12 @@ def on_world(
     seed: of the first sample.
     extractors: by whose features distances are told.
   """
-  prompts = balls.held_out_prompts(HELD_OUT_SEED, cases)
+  prompts = balls.held_out_prompts(heldout.SEED, cases)
   captions = [caption for caption, _ in prompts]
   requests = [generate.Request(c, seed + i) for i, c in enumerate(captions)]
   made = [clip.video for clip in make(requests)]
   clips = [
-    balls.clip(HELD_OUT_SEED, index, settings.size, 'test')
+    balls.clip(heldout.SEED, index, settings.size, 'test')
     for _, index in prompts
   ]
   true, truths = [clip.video for clip, _ in clips], [t for _, t in clips]
@@ -175,12 +184,15 @@ def on_world(
   )
 
 
-def on_true_clips(networks: Networks, cases: int) -> dict[str, float]:
-  """PSNR and SSIM of held-out clips of `balls` through the autoencoder."""
+def on_true_clips(
+  networks: Networks, cases: int, world: str = 'balls'
+) -> dict[str, float]:
+  """PSNR and SSIM of held-out clips of a world through the autoencoder."""
   size = batch.parse_size(networks.config.sample.size)
-  prompts = balls.held_out_prompts(HELD_OUT_SEED, cases)
+  source = WORLDS[world]
+  prompts = source.held_out_prompts(heldout.SEED, cases)
   videos = [
-    balls.clip(HELD_OUT_SEED, index, size, 'test')[0].video
+    source.clip(heldout.SEED, index, size, 'test')[0].video
     for _, index in prompts
   ]
   return reconstruct.compare(networks, videos)
@@ -241,8 +253,23 @@ def world_table(scores: WorldScores) -> str:
   return '\n'.join(lines)
 
 
-def _plain(scores: WorldScores) -> dict[str, Any]:
+def bars(scores: WorldScores) -> dict[str, plots.Bar]:
+  """The shares as `plots.shares` takes them."""
+  made, decoded = scores.generated, scores.decoded
   return {
-    name: value._asdict() if isinstance(value, metrics.Tally) else value
-    for name, value in scores._asdict().items()
+    name: (
+      share := getattr(made, name),
+      metrics.interval(share, made.cases),
+      getattr(decoded, name),
+    )
+    for name in ('colour', 'direction', 'law', 'size')
   }
+
+
+def _plain(value: Any) -> Any:
+  """Named tuples as what JSON can hold, by name."""
+  if hasattr(value, '_asdict'):
+    value = value._asdict()
+  if isinstance(value, dict):
+    return {name: _plain(item) for name, item in value.items()}
+  return value

@@ -395,7 +395,7 @@ class Stream:
 
 def _check_networks(networks: Networks, settings: Settings) -> None:
   """Raises ValueError where one is missing."""
-  needed = {*networks_lib.KINDS, *(('dit_low',) if settings.boundary else ())}
+  needed = {*networks_lib.SYSTEM, *(('dit_low',) if settings.boundary else ())}
   if missing := needed - set(networks.params):
     raise ValueError(
       f'the model has no {" and no ".join(sorted(missing))}; give one that a '

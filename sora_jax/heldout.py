@@ -23,6 +23,7 @@ from sora_jax import (
 )
 from sora_jax.data import latents, pipeline, plan, transforms
 
+SEED = 1234  # of prompts and clips that training never sees
 LEVELS = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
 ROWS = 8  # of a batch
 
@@ -87,10 +88,14 @@ def loss_by_level(
   }
 
 
-def of_world(config: config_lib.Config, cases: int) -> pipeline.DataConfig:
-  """Clips of the world `balls` whose combinations training never sees."""
+def of_world(
+  config: config_lib.Config, cases: int, world: str
+) -> pipeline.DataConfig:
+  """Clips of a world whose combinations training never sees."""
   size = config.sample.size
-  return pipeline.DataConfig(split='test', sizes=(size,), clips=cases)
+  return pipeline.DataConfig(
+    world=world, split='test', sizes=(size,), clips=cases
+  )
 
 
 def _packs(

@@ -140,6 +140,13 @@ def motion_error(videos: list[Video], truths: list[balls.Truth]) -> float:
   return float(np.nanmean(errors))
 
 
+def broken_promises(video: Video, prompt: str) -> list[str]:
+  """Which of what a prompt promises of `balls` a clip does not keep."""
+  score = tracker.score(video, captions.attributes(prompt))
+  names = ('colour', 'direction', 'law', 'size')
+  return [name for name in names if not getattr(score, name)]
+
+
 TALLY_HEADER = ' colour  direct.      law     size  velocity'
 
 

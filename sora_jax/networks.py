@@ -23,6 +23,7 @@ from sora_jax.models import (
   contrast,
   dit,
   lora,
+  probe,
   text,
 )
 from sora_jax.weights import adapters, directory
@@ -37,7 +38,9 @@ KINDS = {
   'dit': ('model', dit.init),
   'text': ('text', text.init),
   'autoencoder': ('autoencoder', autoencoder.init),
+  'probe': ('probe', probe.init),
 }
+SYSTEM = ('dit', 'text', 'autoencoder')  # what makes clips; the probe judges
 
 
 class Networks(NamedTuple):
@@ -126,12 +129,15 @@ def _read_run(path: epath.Path) -> Networks:
       config.autoencoder.latent_mean = exported.latent_mean
       config.autoencoder.latent_std = exported.latent_std
     parts = {'ema': {'autoencoder': shapes['autoencoder']}}
+  elif config.stage is config_lib.Stage.PROBE:
+    parts = {'ema': {'probe': shapes['probe']}}
   elif config.stage is config_lib.Stage.TEXT:
     towers = jax.eval_shape(
       lambda key: init_towers(config, key), jax.random.key(0)
     )
     parts = {'ema': {'text': shapes['text'], 'contrast': _restorable(towers)}}
   else:
+    del shapes['probe']
     frozen = {'autoencoder'} | ({'text'} if config.text_from else set())
     if config.lora.rank:
       shapes['lora'] = _restorable(abstract_adapters(config))

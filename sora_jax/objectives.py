@@ -17,12 +17,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from sora_jax import batch, flow, rng
+from sora_jax.data.worlds import scene_labels
 from sora_jax.models import (
   autoencoder,
   contrast as contrast_lib,
   discriminator,
   dit,
   lora,
+  probe,
   text,
 )
 
@@ -200,6 +202,36 @@ def contrast(
     'right': jnp.sum(right & there),
   }
   return jnp.sum(jnp.where(there, loss, 0.0)), count, metrics
+
+
+def recognition(
+  trainable: Params, clips: batch.Labelled, *, model: probe.ProbeConfig
+) -> tuple[Array, Array, Sums]:
+  """Cross-entropy of each attribute that a clip has, summed over them.
+
+  Args:
+    trainable: {'probe'}.
+    clips: With labels.
+    model: The probe's config.
+  """
+  _, scores = probe.judge(model, trainable['probe'], to_pixels(clips.video))
+  loss = right = asked = jnp.zeros(len(scores))
+  parts = jnp.split(scores, scene_labels.CUTS, axis=1)
+  for label, part in zip(clips.labels.T, parts, strict=True):
+    there = (label >= 0).astype(jnp.float32)
+    chosen = jnp.maximum(label, 0)[:, None]
+    log_share = jax.nn.log_softmax(part)
+    loss -= there * jnp.take_along_axis(log_share, chosen, axis=1)[:, 0]
+    right += there * (jnp.argmax(part, axis=1) == label)
+    asked += there
+  count = jnp.float32(len(scores))
+  metrics = {
+    'clips': count,
+    'broken': jnp.int32(0),
+    'tokens': jnp.float32(math.prod(clips.video.shape[:2])),
+    'right': jnp.sum(right / asked),
+  }
+  return jnp.sum(loss), count, metrics
 
 
 def to_pixels(video: Array) -> Video:

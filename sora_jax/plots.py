@@ -7,11 +7,11 @@ from etils import epath
 from sora_jax.data import video
 
 INK = '#1f5fa8'
+Interval = tuple[float, float]
+Bar = tuple[float, Interval, float]  # a share, where it may be, its ceiling
 
 
-def shares(
-  path: epath.Path, rows: dict[str, tuple[float, tuple[float, float], float]]
-) -> None:
+def shares(path: epath.Path, rows: dict[str, Bar]) -> None:
   """Bars of shares, with the interval of each and the ceiling beside it.
 
   Args:

@@ -13,6 +13,7 @@ from etils import epath
 from jaxtyping import Array, Key
 
 from sora_jax import (
+  batch,
   config as config_lib,
   corpus,
   networks as networks_lib,
@@ -21,8 +22,9 @@ from sora_jax import (
   sample,
   state as state_lib,
 )
-from sora_jax.data import latents, pipeline
-from sora_jax.models import autoencoder, dit, lora, text
+from sora_jax.data import labelled, latents, pipeline
+from sora_jax.data.worlds import scene_labels
+from sora_jax.models import autoencoder, dit, lora, probe, text
 
 State = state_lib.State
 Params = Any
@@ -256,8 +258,41 @@ def _check_fit(config: config_lib.Config) -> None:
     )
 
 
+def probe_problem(
+  config: config_lib.Config, workdir: epath.PathLike, rows: np.ndarray
+) -> Problem:
+  """The judge, from scenes of which everything is known."""
+  del workdir
+  if config.data.world != 'scenes':
+    raise ValueError(
+      f'data.world={config.data.world}: the probe learns what is true of '
+      'scenes; it must be scenes'
+    )
+  config.probe.classes = scene_labels.CLASSES
+  probe.check(config.probe)
+  sizes = tuple(batch.parse_size(size) for size in config.data.sizes)
+  for size in sizes:
+    probe.check_size(config.probe, size.height, size.width)
+
+  def loss(state, trainable, clips):
+    del state
+    return objectives.recognition(trainable, clips, model=config.probe)
+
+  return Problem(
+    init=networks_lib.make_init(config, ('probe',)),
+    start=networks_lib.read_start(config, ('probe',)),
+    frozen={},
+    loss=loss,
+    judge_loss=None,
+    make_batch=labelled.LabelledBatches(
+      sizes, config.data.limits.rows, config.seed, rows
+    ),
+  )
+
+
 PROBLEMS = {
   config_lib.Stage.AUTOENCODER: autoencoder_problem,
   config_lib.Stage.TEXT: text_problem,
   config_lib.Stage.DIFFUSION: diffusion_problem,
+  config_lib.Stage.PROBE: probe_problem,
 }

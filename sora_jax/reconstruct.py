@@ -34,13 +34,19 @@ def compare(
   decoded = through(networks, videos)
   shrink = shrink_of(networks.config.autoencoder)
   scaled = [bicubic(video, shrink) for video in videos]
-  scores = {}
-  for name, others in (('', decoded), ('bicubic_', scaled)):
-    pairs = list(zip(others, videos, strict=True))
-    for metric in (metrics.psnr, metrics.ssim, metrics.flicker):
-      values = [metric(a, b) for a, b in pairs]
-      scores[name + metric.__name__] = float(np.mean(values))
-  return scores
+  beside = {f'bicubic_{k}': v for k, v in scores(scaled, videos).items()}
+  return scores(decoded, videos) | beside
+
+
+def scores(
+  videos: Sequence[Video], references: Sequence[Video]
+) -> dict[str, float]:
+  """Means over clips of the PSNR in dB, the SSIM and the flicker."""
+  pairs = list(zip(videos, references, strict=True))
+  return {
+    metric.__name__: float(np.mean([metric(a, b) for a, b in pairs]))
+    for metric in (metrics.psnr, metrics.ssim, metrics.flicker)
+  }
 
 
 def shrink_of(config: autoencoder.AutoencoderConfig) -> float:

@@ -26,7 +26,7 @@ from sora_jax import (
   spool,
   tasks,
 )
-from sora_jax.data import encoders, video
+from sora_jax.data import encoders, sheets, video
 
 LONGEST_NAME = 80  # characters before the seed
 
@@ -304,7 +304,7 @@ def sample_while_training(
     path = directory_of_step / f'{name_of(i, clip.request)}.mp4'
     video.write_video(path, clip.video, config.sample.fps)
   if clips:
-    sheet = video.contact_sheet(
+    sheet = sheets.contact_sheet(
       [c.video for c in clips], labels=[c.request.prompt for c in clips]
     )
     video.write_video(directory_of_step / 'sheet.png', sheet[None], 1.0)

@@ -22,7 +22,7 @@ from sora_jax import (
   reconstruct,
   tasks,
 )
-from sora_jax.data import video
+from sora_jax.data import sheets, video
 from sora_jax.data.worlds import balls, joins
 
 Videos = figures.Videos
@@ -360,7 +360,7 @@ def run(
     scored, made = TASKS[name](studio)
     print(f'{name}: {TASKS[name].__doc__}')
     print('\n'.join(map(str, scored)), flush=True)
-    sheet = video.contact_sheet(made[:SHOWN])
+    sheet = sheets.contact_sheet(made[:SHOWN])
     video.write_video(out / f'{name}.png', sheet[None], 1.0)
     results[name] = {
       figure.name: [None if np.isnan(x) else x for x in figure[1:]]

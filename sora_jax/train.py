@@ -121,7 +121,7 @@ def check(config: config_lib.Config) -> None:
       f'mesh.context={config.mesh.context}: tokens are not shared out yet; '
       'take fsdp or tensor'
     )
-  if config.stage is not config_lib.Stage.AUTOENCODER:
+  if config.stage in (config_lib.Stage.TEXT, config_lib.Stage.DIFFUSION):
     prepare.check(config)
   optimizer.check(config.optim)
   lora.check(config.lora)

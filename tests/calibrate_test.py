@@ -7,7 +7,7 @@ import pytest
 import tiny
 from etils import epath
 
-from sora_jax import calibrate, evaluate, generate, metrics, networks, paint
+from sora_jax import calibrate, generate, heldout, metrics, networks, paint
 from sora_jax.data.worlds import balls
 
 pytestmark = pytest.mark.usefixtures('cached_compilation')
@@ -102,7 +102,7 @@ def test_what_ships_needs_half_the_network_for_nearly_the_same_clips():
   cached = settings._replace(cache=0.05)
   calls = [calibrate.calls(shipped, one) for one in (settings, cached)]
   assert calls[0] == settings.steps >= 2 * calls[1]
-  prompts = balls.held_out_prompts(evaluate.HELD_OUT_SEED, 4)
+  prompts = balls.held_out_prompts(heldout.SEED, 4)
   requests = [generate.Request(p, i) for i, (p, _) in enumerate(prompts)]
   made, whole = (
     [clip.video for clip in generate.sample(shipped, requests, one)]

@@ -1,12 +1,14 @@
 """What ships: its size, what it makes, and how that scores."""
 
+import base64
 import types
 
 import pytest
 from etils import epath
 
-from sora_jax import demo, networks, verify
+from sora_jax import demo, heldout, networks, verify
 from sora_jax.data import video
+from sora_jax.data.worlds import balls
 
 
 def call(out, cases):
@@ -19,7 +21,7 @@ def call(out, cases):
 def test_the_weights_that_ship_are_small_and_complete():
   files = [path for path in networks.SHIPPED.glob('*/*') if path.is_file()]
   assert sum(path.stat().length for path in files) <= 12e6
-  assert set(networks.read(networks.SHIPPED).params) == set(networks.KINDS)
+  assert set(networks.read(networks.SHIPPED).params) == set(networks.SYSTEM)
 
 
 def test_the_demo_names_every_file_that_it_makes(
@@ -27,17 +29,36 @@ def test_the_demo_names_every_file_that_it_makes(
 ):
   monkeypatch.setattr(demo, 'PROMPTS', demo.PROMPTS[:2])
   shown = []
-  monkeypatch.setattr(
-    demo.showcase, 'show', lambda networks, out, *rest: shown.append(str(out))
-  )
+
+  def show(networks, out, *rest):
+    shown.append(out)
+    return []
+
+  monkeypatch.setattr(demo.showcase, 'show', show)
+  # The second of the clips that are scored is not as it was told.
+  broken = lambda video, prompt: ['law'] if prompt == failed else []
+  _, (failed, _) = balls.held_out_prompts(heldout.SEED, 2)
+  monkeypatch.setattr(demo.metrics, 'broken_promises', broken)
   call(tmp_path / 'out', cases=2)
   printed = capsys.readouterr().out
   made = sorted((tmp_path / 'out').iterdir())
-  assert [path.suffix for path in made] == ['.mp4', '.mp4', '.txt', '.png', '']
-  assert all(str(path) in printed for path in made[:4])
-  for path in (*made[:2], made[3]):
-    assert verify.verify(path).verdict == 'valid'
-  assert shown == [str(made[4])]
+  names = [path.name for path in made]
+  assert [path.suffix for path in made[:2]] == ['.mp4', '.mp4']
+  assert names[2:] == [
+    *('failures', 'gallery.html', 'scores.txt'),
+    *('sheet.gif', 'sheet.png', 'tasks'),
+  ]
+  for name in (*names[:2], 'gallery.html', 'scores.txt', 'sheet.png'):
+    assert str(tmp_path / 'out' / name) in printed
+  assert shown == [tmp_path / 'out' / 'tasks']
+  (failure,) = (tmp_path / 'out' / 'failures').iterdir()
+  labelled = [*made[:2], failure, *(tmp_path / 'out').glob('sheet.*')]
+  for path in labelled:
+    assert verify.verify(epath.Path(path)).verdict == 'valid'
+  page = (tmp_path / 'out' / 'gallery.html').read_text()
+  for path in (*made[:2], failure):
+    assert base64.b64encode(path.read_bytes()).decode() in page
+  assert f'not as told: law</b>\n{failed}' in page
   for path in made[:2]:
     info = video.read_info(path)
     assert info == (64, 64, 33, 10.0)

@@ -18,6 +18,7 @@ from sora_jax import (
   sharding,
   train,
 )
+from sora_jax.data.worlds import scene_labels
 
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = sorted((ROOT / 'experiments').glob('*.py'))
@@ -70,6 +71,19 @@ def abstract_loss(config):
     loss = lambda params, data: objectives.reconstruction(
       params, data, key, model=config.autoencoder, config=config.reconstruction
     )
+  elif config.stage is config_lib.Stage.PROBE:
+    config.probe.classes = scene_labels.CLASSES
+    params = {'probe': networks.abstract(config, 'probe')}
+    size = batch.parse_size(config.data.sizes[0])
+    rows, labels = config.data.limits.rows, len(scene_labels.FIELDS)
+    data = batch.Labelled(
+      shape(rows, size.frames, size.height, size.width, 3, dtype=np.uint8),
+      shape(rows, labels, dtype=np.int32),
+      shape(rows, dtype=np.int32),
+    )
+    loss = lambda params, data: objectives.recognition(
+      params, data, model=config.probe
+    )
   elif config.stage is config_lib.Stage.TEXT:
     params = {'text': networks.abstract(config, 'text')}
     data = abstract_pack(config)
@@ -110,7 +124,10 @@ def abstract_loss(config):
 def test_an_experiment_can_be_built(spec):
   config = experiment.load(spec)
   train.check(config)
-  latent = config.stage is not config_lib.Stage.AUTOENCODER
+  latent = config.stage in (
+    config_lib.Stage.TEXT,
+    config_lib.Stage.DIFFUSION,
+  )
   if latent and config.autoencoder_from:
     networks.read_frozen(config)
   if latent:

@@ -20,8 +20,10 @@ LEVELS = (
   'gpu experiment config corpus published networks'.split(),
   'paint codec windows spool captions generate'.split()
   + 'reconstruct tasks prompting'.split()
-  + 'frechet plots figures suite prepare label sample problems train'.split()
-  + 'heldout evaluate calibrate speed bench showcase demo verify'.split()
+  + 'frechet plots gallery figures suite'.split()
+  + 'prepare label sample problems train'.split()
+  + 'heldout probing adherence evaluate calibrate speed bench'.split()
+  + 'showcase demo verify'.split()
   + ['parity'],
   ['cli'],
 )

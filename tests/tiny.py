@@ -46,7 +46,7 @@ def params(tiny: config_lib.Config, *names: str) -> dict:
 
   return {
     name: jax.tree.map(draw, sharding.unbox(networks.abstract(tiny, name)))
-    for name in names or networks.KINDS
+    for name in names or networks.SYSTEM
   }
 
 

@@ -391,33 +391,6 @@ def test_a_missing_folder_is_an_oserror_with_the_path(tmp_path):
     video.write_video(tmp_path / 'none' / 'x.mp4', colourful(2), 24.0)
 
 
-# Contact sheets.
-
-
-def test_a_sheet_has_a_row_a_video_and_spans_each(tmp_path):
-  long, short = numbered(33), numbered(5)[:, :48]
-  sheet = video.contact_sheet([long, short], columns=3)
-  assert sheet.shape == (128, 288, 3)
-  cells = sheet.reshape(2, 64, 3, 96, 3).swapaxes(1, 2)
-  np.testing.assert_array_equal(cells[0, :, :, :-1], long[[0, 16, 32], :, :-1])
-  np.testing.assert_array_equal(cells[1, :, :48, :-1], short[[0, 2, 4], :, :-1])
-  assert (cells[0, :, :, -1] == video.SHEET_LINE).all()
-  assert (cells[1, :, 48:] == 255).all()
-
-
-def test_labels_add_a_line_of_text_below_each_row():
-  clip = numbered(5)
-  bare = video.contact_sheet([clip, clip], columns=2)
-  sheet = video.contact_sheet([clip, clip], columns=2, labels=['one', 'two'])
-  line = (len(sheet) - len(bare)) // 2
-  np.testing.assert_array_equal(sheet[:64], bare[:64])
-  np.testing.assert_array_equal(sheet[64 + line : 128 + line], bare[64:])
-  assert sheet[64 : 64 + line].min() < 128
-  assert not np.array_equal(sheet[64 : 64 + line], sheet[128 + line :])
-  with pytest.raises(ValueError, match='1 labels'):
-    video.contact_sheet([clip, clip], labels=['one'])
-
-
 @pytest.mark.parametrize(
   'name', ['car-detection.mp4', 'tears-of-steel-battle-clip-medium.webm']
 )

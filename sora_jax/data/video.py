@@ -13,14 +13,14 @@ import io
 import itertools
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import av
 import numpy as np
 from etils import epath
 from jaxtyping import UInt8
-from PIL import Image, ImageDraw, ImageFont, ImageOps, ImageSequence
+from PIL import Image, ImageOps, ImageSequence
 
 from sora_jax.data import encoders
 
@@ -164,49 +164,6 @@ def _each(
         f'frames are {part.dtype} {part.shape}, not uint8 [T,H,W,3]'
       )
     yield from part
-
-
-SHEET_LINE = 208  # grey
-
-
-def contact_sheet(
-  videos: Sequence[UInt8[np.ndarray, '_ _ _ 3']],
-  columns: int = 8,
-  labels: Sequence[str] = (),
-) -> UInt8[np.ndarray, 'H W 3']:
-  """Lays videos out as rows of `columns` evenly spaced frames on one image.
-
-  The first and the last frame are always among them. `labels`, if given, are
-  one line of text below each row.
-  """
-  if not videos or columns < 1 or len(labels) not in (0, len(videos)):
-    raise ValueError(
-      f'{len(videos)} videos, {columns=} and {len(labels)} labels do not '
-      'make a sheet: at least 1, at least 1, and none or one a video'
-    )
-  height = max(v.shape[1] for v in videos)
-  width = max(v.shape[2] for v in videos)
-  text = 14 if labels else 0  # rows of pixels of Pillow's own font at size 11
-  sheet = np.full(
-    (len(videos) * (height + text), columns * width, 3), 255, np.uint8
-  )
-  for row, video in enumerate(videos):
-    top = row * (height + text)
-    picks = np.linspace(0, len(video) - 1, columns).round().astype(int)
-    for column, frame in enumerate(video[picks]):
-      left = column * width
-      sheet[top : top + len(frame), left : left + frame.shape[1]] = frame
-      # A line between frames, or what leaves one looks cut.
-      sheet[top : top + len(frame), left + frame.shape[1] - 1] = SHEET_LINE
-  if not labels:
-    return sheet
-  image = Image.fromarray(sheet)
-  draw = ImageDraw.Draw(image)
-  font = ImageFont.load_default(11)
-  for row, label in enumerate(labels):
-    top = (row + 1) * (height + text) - text
-    draw.text((2, top), label, fill='black', font=font)
-  return np.asarray(image)
 
 
 # Reading.

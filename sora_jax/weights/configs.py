@@ -4,11 +4,12 @@ The keys are those of diffusers 0.42 and of transformers, and so are the values
 of keys that a file leaves out. What our networks cannot be is refused.
 """
 
+import dataclasses
 import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from sora_jax.models import autoencoder, dit, text
+from sora_jax.models import autoencoder, dit, probe, text
 
 Values = dict[str, Any]
 VERSION = '0.42.0'  # of diffusers, whose keys these are
@@ -241,9 +242,31 @@ class Form(NamedTuple):
   write: Callable[[Any], Values]
 
 
+def read_probe(values: Values, where: Any) -> probe.ProbeConfig:
+  """The probe, in words of our own."""
+  take = _Reader(values, where)
+  take.must('_class_name', ('SceneProbe',), None, 'another network')
+  config = probe.ProbeConfig(
+    widths=take.row('widths', [], (int,)),
+    blocks=take.row('blocks', [], (int,)),
+    features=take.count('features'),
+    classes=take.count('classes'),
+  )
+  return _checked(probe, config, where)
+
+
+def write_probe(config: probe.ProbeConfig) -> Values:
+  """Undoes `read_probe`."""
+  values = dataclasses.asdict(config)
+  return {'_class_name': 'SceneProbe'} | {
+    k: list(v) if isinstance(v, tuple) else v for k, v in values.items()
+  }
+
+
 FORMS = {
   'dit': Form(read_dit, write_dit),
   'dit_low': Form(read_dit, write_dit),
   'text': Form(read_text, write_text),
   'autoencoder': Form(read_autoencoder, write_autoencoder),
+  'probe': Form(read_probe, write_probe),
 }

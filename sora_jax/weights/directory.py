@@ -5,6 +5,7 @@
   transformer_2/     the same, of a second expert, which takes over at low noise
   text_encoder/      config.json, model.safetensors
   vae/               config.json, diffusion_pytorch_model.safetensors
+  probe/             the same, of a judge, alone in its directory
   tokenizer/         files of the library that made it
   scheduler/         scheduler_config.json
   sampling.json      how we sample; published models have none
@@ -25,7 +26,7 @@ from etils import epath
 from flax import traverse_util
 
 from sora_jax import sharding
-from sora_jax.models import abstract, autoencoder, dit, text
+from sora_jax.models import abstract, autoencoder, dit, probe, text
 from sora_jax.weights import configs, names, params as params_lib, tensors
 
 Params = Any
@@ -56,13 +57,14 @@ KINDS = {
   'autoencoder': Kind(
     autoencoder.init, 'vae', 'diffusion_pytorch_model', 'diffusers'
   ),
+  'probe': Kind(probe.init, 'probe', 'model', 'sora_jax'),
 }
 
 
 class Model(NamedTuple):
   """Networks by name, which is one of KINDS, and how to sample."""
 
-  configs: dict[str, Any]  # DiTConfig, TextConfig, AutoencoderConfig
+  configs: dict[str, Any]  # DiTConfig, TextConfig, AutoencoderConfig, ...
   params: dict[str, Params]
   sampling: dict[str, Any]  # empty where nothing says it in our words
   scheduler: dict[str, Any] = {}

@@ -188,9 +188,20 @@ def _release_2_1(module: str, config: autoencoder.AutoencoderConfig) -> str:
   return f'encoder.down_blocks.{number}.{rest}'
 
 
+def probe_place(path: str, config: Any) -> Place:
+  """The place of a parameter of the probe, under its own name."""
+  del config
+  module, _, leaf = path.rpartition('.')
+  ending, pattern = PATTERNS[leaf]
+  if path.endswith('space.kernel'):
+    pattern = 'O I h w -> h w I O'
+  return Place((module + ending,), pattern, {})
+
+
 PLACE: dict[str, Callable[..., Any]] = {
   'dit': dit_place,
   'dit_low': dit_place,
   'text': text_place,
   'autoencoder': autoencoder_place,
+  'probe': probe_place,
 }

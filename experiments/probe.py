@@ -1,0 +1,31 @@
+"""The judge of made scenes, which is no part of what makes them.
+
+  python launch.py train --config=experiments/probe.py --workdir=runs/probe
+
+It is shown clips of every combination and told what is true of them, and made
+`sora_jax/weights/probe`, by which `launch.py evaluate --world=scenes` scores.
+"""
+
+from sora_jax import config as config_lib
+
+
+def scenes() -> config_lib.Config:
+  config = config_lib.Config(stage=config_lib.Stage.PROBE)
+  config.data.world = 'scenes'
+  config.data.sizes = ('64x64x17', '64x64x17', '80x48x17', '48x80x17')
+  config.data.limits.rows = 32
+  config.optim.learning_rate = 1.5e-3
+  config.optim.warmup_steps = 100
+  config.optim.end_fraction = 0.01
+  config.optim.weight_decay = 0.02
+  config.optim.ema_decay = 0.998
+  config.run.steps = 2500
+  config.run.export_dtype = 'float16'
+  return config
+
+
+VARIANTS = {'scenes': scenes}
+
+
+def get_config(name: str = 'scenes') -> config_lib.Config:
+  return VARIANTS[name]()

@@ -1,0 +1,69 @@
+"""Clips of the world `scenes` beside what is true of them.
+
+They teach the probe (`models/probe.py`) that judges made clips. One of five is
+of a combination that generative models are never shown, as many as there are: a
+judge must not hold what is new to a model to be unlikely.
+"""
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from sora_jax import batch
+from sora_jax.data import transforms
+from sora_jax.data.worlds import scene_labels, scenes
+
+Video = UInt8[np.ndarray, 'T H W 3']
+
+TEST_EVERY = 5  # clips, of which one is of the split 'test'
+WORN = 0.5  # share of clips that look as if a network had made them
+SOFTEST = 2.2  # times smaller that they were
+NOISIEST = 6.0  # standard deviation of their noise, of 255
+
+
+class LabelledBatches:
+  """Step -> `batch.Labelled`; no clip comes twice.
+
+  Args:
+    sizes: of the clips, step by step in turn.
+    total: clips of a batch.
+    seed: of the run; also which world.
+    rows: which rows of each batch to make; the others belong to other hosts.
+  """
+
+  def __init__(
+    self,
+    sizes: tuple[batch.Size, ...],
+    total: int,
+    seed: int,
+    rows: Int[np.ndarray, ' R'],
+  ):
+    self._sizes, self._total = sizes, total
+    self._seed, self._rows = seed, rows
+
+  def __call__(self, step: int) -> batch.Labelled:
+    size = self._sizes[step % len(self._sizes)]
+    draws = step * self._total + self._rows
+    videos, labels = zip(*(self._one(int(d), size) for d in draws), strict=True)
+    return batch.Labelled(
+      np.stack(videos), np.stack(labels), draws.astype(np.int32)
+    )
+
+  def _one(
+    self, draw: int, size: batch.Size
+  ) -> tuple[Video, Int[np.ndarray, ' A']]:
+    split = 'test' if draw % TEST_EVERY == 0 else 'train'
+    clip, truth = scenes.clip(self._seed, draw, size, split)
+    rng = transforms.generator(self._seed, 'wear', draw)
+    video = worn(clip.video, rng) if rng.random() < WORN else clip.video
+    return video, scene_labels.encode(truth.said)
+
+
+def worn(video: Video, rng: np.random.Generator) -> Video:
+  """A clip as a network may leave it: softer, and with some noise."""
+  H, W = video.shape[1:3]
+  shrink = rng.uniform(1.0, SOFTEST)
+  small = transforms.resize(video, round(W / shrink), round(H / shrink))
+  soft = transforms.resize(small, W, H).astype(np.float32)
+  noise = rng.standard_normal(soft.shape, np.float32)
+  soft += rng.uniform(0.0, NOISIEST) * noise
+  return soft.round().clip(0, 255).astype(np.uint8)

@@ -1,0 +1,52 @@
+"""Labelled clips are what the world made, and their labels what is true."""
+
+import numpy as np
+
+from sora_jax import batch
+from sora_jax.data import labelled
+from sora_jax.data.worlds import scene_captions, scene_labels, scenes
+
+SIZES = (batch.Size(16, 16, 5), batch.Size(32, 16, 5))
+ROWS = np.arange(10)
+BATCHES = labelled.LabelledBatches(SIZES, 10, 3, ROWS)
+
+
+def test_a_batch_is_of_its_step_alone_and_rows_are_of_the_batch():
+  first, second = BATCHES(0), BATCHES(1)
+  assert first.video.shape == (10, 5, 16, 16, 3)
+  assert second.video.shape == (10, 5, 16, 32, 3)
+  assert second.draw.tolist() == list(range(10, 20))
+  part = labelled.LabelledBatches(SIZES, 10, 3, ROWS[4:7])(1)
+  for mine, whole in zip(part, second, strict=True):
+    np.testing.assert_array_equal(mine, whole[4:7])
+
+
+def test_labels_say_what_is_true():
+  made = BATCHES(0)
+  for draw, labels in zip(made.draw, made.labels, strict=True):
+    split = 'test' if draw % 5 == 0 else 'train'
+    _, truth = scenes.simulate(3, int(draw), SIZES[0], split)
+    for i, (name, values) in enumerate(scene_labels.FIELDS.items()):
+      told = getattr(truth.said, name)
+      assert (values[labels[i]] if labels[i] >= 0 else '') == told, name
+
+
+def test_every_value_has_a_place_of_its_own():
+  said = scene_captions.attributes('two red cats walk left on grass at dusk')
+  labels = scene_labels.encode(said)
+  assert labels.tolist() == [10, 0, 1, 7, 0, 0, 1, -1, -1, -1]
+  parts = np.split(np.arange(scene_labels.CLASSES), scene_labels.CUTS)
+  assert [len(p) for p in parts] == [
+    len(values) for values in scene_labels.FIELDS.values()
+  ]
+
+
+def test_wear_softens_and_keeps_colours():
+  clip, _ = scenes.clip(3, 1, batch.Size(64, 64, 5))
+  video = worn = clip.video
+  for seed in range(3):
+    worn = labelled.worn(video, np.random.default_rng(seed))
+    change = worn.astype(float) - video
+    assert 1 < np.abs(change).mean() < 16
+    assert np.abs(change.mean(axis=(0, 1, 2))).max() < 1
+  assert worn.dtype == np.uint8
