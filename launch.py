@@ -105,7 +105,9 @@ VERBS = {
     cli.count('cases', 'held-out clips or prompts to score', default=64),
     cli.count('seed', 'seed of the first sample', lowest=0, default=0),
     cli.choice('world', ('balls', 'scenes'), 'of the clips', default='balls'),
-    cli.choice('suite', ('tasks',), 'to score every way of prompting instead'),
+    cli.Flag(
+      'suite', 'tasks|NAME,...', 'to score ways of prompting instead, or some'
+    ),
     cli.Flag('data', 'DIR', 'videos to reconstruct as well'),
     cli.Flag('extractor', 'FILE', 'TorchScript to tell Frechet distances by'),
     cli.Flag('out', 'DIR', 'where the scores go', default='evaluation'),

@@ -78,8 +78,9 @@ def main(config: None, flags: types.SimpleNamespace) -> None:
   if flags.suite:
     if 'dit' not in networks.params:
       raise ValueError(f'{flags.model} has no dit; --suite=tasks makes clips')
+    names = suite.names_of(flags.suite)
     studio = suite.make_studio(networks, flags.cases, flags.seed)
-    results['tasks'] = suite.run(studio, list(suite.TASKS), out)
+    results['tasks'] = suite.run(studio, names, out)
     results['card'] = sample.card(networks, settings)
   elif 'dit' in networks.params:
     results |= _generation(networks, settings, flags, out)

@@ -329,6 +329,22 @@ TASKS = {
 }
 
 
+def names_of(asked: str) -> list[str]:
+  """The tasks that `--suite` names: all of them, or some between commas.
+
+  Raises:
+    ValueError: there is no such task.
+  """
+  names = list(TASKS) if asked == 'tasks' else asked.split(',')
+  for name in names:
+    if name not in TASKS:
+      raise ValueError(
+        f'--suite={asked}: no task {name!r}; give tasks for all, or some of '
+        f'{", ".join(TASKS)}'
+      )
+  return names
+
+
 def make_studio(
   networks: networks_lib.Networks, count: int, seed: int
 ) -> Studio:

@@ -59,6 +59,7 @@ def test_files_are_scored_and_a_broken_one_is_told(
     extractor=None,
     data=str(folder),
     out=str(out),
+    world='balls',
   )
   evaluate.main(None, flags)
   (folder / '1.mp4').write_bytes(b'')
@@ -74,6 +75,38 @@ def test_files_are_scored_and_a_broken_one_is_told(
   # What is left of a gradient by bicubic scaling; random weights leave less.
   assert row['psnr'] < row['bicubic_psnr'] < math.inf
   assert row['bicubic_ssim'] > row['ssim']
+
+
+def test_scenes_are_scored_by_the_probe(
+  model, tmp_path, one_device, capsys, monkeypatch
+):
+  """True clips keep what a probe that knows them says; noise keeps little."""
+  monkeypatch.setattr(
+    evaluate.heldout, 'loss_by_level', lambda *unused: {'0.5': 0.1, '0.9': 1.0}
+  )
+  out = tmp_path / 'out'
+  flags = types.SimpleNamespace(
+    model=str(model),
+    cases=22,
+    seed=0,
+    suite=None,
+    extractor=None,
+    data=None,
+    out=str(out),
+    world='scenes',
+  )
+  evaluate.main(None, flags)
+  printed = capsys.readouterr().out
+  rows = json.loads((out / 'scores.json').read_text())['generation']
+  assert rows['true']['object']['cases'] == 22
+  assert rows['true']['object']['share'] > 0.6
+  assert rows['generated']['object']['share'] < 0.5
+  for name, (made, decoded) in rows['frechet'].items():
+    assert made > 0 and decoded > 0 and f'{name} from the true' in printed
+  assert set(rows['frechet']) == {'frechet[latents]', 'frechet[probe]'}
+  table = [line.split('  ')[0] for line in printed.splitlines()]
+  assert 'true clips (the probe itself)' in table
+  assert rows['autoencoder']['psnr'] < 20
 
 
 TALLY = evaluate.metrics.Tally(1, 1.0, 1.0, 1.0, 1.0, 0.0)

@@ -10,7 +10,15 @@ import pytest
 
 from sora_jax import batch, flow, objectives, rng, sharding
 from sora_jax.data import latents, pieces, pipeline, plan
-from sora_jax.models import autoencoder, contrast, discriminator, dit, text
+from sora_jax.data.worlds import scene_labels
+from sora_jax.models import (
+  autoencoder,
+  contrast,
+  discriminator,
+  dit,
+  probe,
+  text,
+)
 
 PATCH = (1, 2, 2)
 SIZES = [(2, 2, 4), (1, 4, 4)]
@@ -303,6 +311,35 @@ def test_contrast_teaches_captions_apart_packed_or_alone():
     params, state, value = step(params, state)
     losses.append(float(value))
   assert losses[0] > 1.0 and losses[-1] < 0.05
+
+
+# --------------------------------------------------------------- recognition
+
+
+def test_only_what_a_scene_has_is_asked_of_the_probe(monkeypatch):
+  """One scene with a colour alone, and one with a count and a camera too."""
+  places = {name: i for i, name in enumerate(scene_labels.FIELDS)}
+  labels = np.full((2, len(places)), scene_labels.ABSENT)
+  labels[0, places['colour']] = 3
+  labels[1, places['colour']], labels[1, places['count']] = 1, 2
+  labels[1, places['camera']] = 0
+  scores = np.zeros((2, scene_labels.CLASSES), np.float32)
+  colours = len(scene_labels.FIELDS['object'])  # come after the objects
+  scores[:, colours + 3] = 50  # of both: the first one's colour
+  monkeypatch.setattr(
+    objectives.probe, 'judge', lambda *unused: (None, jnp.asarray(scores))
+  )
+  clips = batch.Labelled(
+    jnp.zeros((2, 5, 16, 16, 3), jnp.uint8), jnp.asarray(labels), jnp.arange(2)
+  )
+  total, count, metrics = objectives.recognition(
+    {'probe': None}, clips, model=probe.ProbeConfig()
+  )
+  guessed = np.log(3) + np.log(4)  # of counts and cameras, all alike
+  assert total == pytest.approx(50 + guessed, rel=1e-5)
+  assert (count, metrics['clips'], metrics['tokens']) == (2, 2, 10)
+  # Of the second scene the camera alone is right, as the first of its kind.
+  assert metrics['right'] == pytest.approx(1 + 1 / 3)
 
 
 # ------------------------------------------------------------ reconstruction

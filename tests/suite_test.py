@@ -135,3 +135,12 @@ def test_the_verb_prints_a_line_a_figure_and_leaves_sheets(
   scores = json.loads((tmp_path / 'out' / 'scores.json').read_text())
   assert scores['tasks']['loop']['step across the seam, of 255'] == [0.0, None]
   assert video.read_info(tmp_path / 'out' / 'loop.png').width == 8 * 64
+
+
+def test_some_tasks_can_be_named_and_no_others():
+  assert suite.names_of('tasks') == list(suite.TASKS)
+  assert suite.names_of('minute,loop') == ['minute', 'loop']
+  with pytest.raises(
+    ValueError, match="no task 'hour'; give tasks for all, or"
+  ):
+    suite.names_of('minute,hour')
