@@ -24,11 +24,20 @@ def test_a_batch_is_of_its_step_alone_and_rows_are_of_the_batch():
 def test_labels_say_what_is_true():
   made = BATCHES(0)
   for draw, labels in zip(made.draw, made.labels, strict=True):
-    split = 'test' if draw % 5 == 0 else 'train'
-    _, truth = scenes.simulate(3, int(draw), SIZES[0], split)
+    split = 'test' if draw // 2 % 5 == 0 else 'train'
+    _, truth = scenes.simulate(3, int(draw) // 2, SIZES[0], split)
+    mirror = {'left': 'right', 'right': 'left', '': ''}
     for i, (name, values) in enumerate(scene_labels.FIELDS.items()):
       told = getattr(truth.said, name)
+      told = mirror[told] if name == 'way' and draw % 2 else told
       assert (values[labels[i]] if labels[i] >= 0 else '') == told, name
+
+
+def test_every_second_clip_is_the_one_before_in_a_mirror(monkeypatch):
+  monkeypatch.setattr(labelled, 'WORN', 0.0)
+  made = BATCHES(0).video
+  np.testing.assert_array_equal(made[1::2], made[::2, :, :, ::-1])
+  assert (made[1::2] != made[::2]).any(axis=(1, 2, 3, 4)).all()
 
 
 def test_every_value_has_a_place_of_its_own():

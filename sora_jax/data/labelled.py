@@ -2,26 +2,29 @@
 
 They teach the probe (`models/probe.py`) that judges made clips. One of five is
 of a combination that generative models are never shown, as many as there are: a
-judge must not hold what is new to a model to be unlikely.
+judge must not hold what is new to a model to be unlikely. Each scene is seen
+from its mirror's side as well, where left is right.
 """
+
+import functools
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
 from sora_jax import batch
 from sora_jax.data import transforms
-from sora_jax.data.worlds import scene_labels, scenes
+from sora_jax.data.worlds import scene_captions, scene_labels, scenes
 
 Video = UInt8[np.ndarray, 'T H W 3']
 
-TEST_EVERY = 5  # clips, of which one is of the split 'test'
+TEST_EVERY = 5  # scenes, of which one is of the split 'test'
 WORN = 0.5  # share of clips that look as if a network had made them
 SOFTEST = 2.2  # times smaller that they were
 NOISIEST = 6.0  # standard deviation of their noise, of 255
 
 
 class LabelledBatches:
-  """Step -> `batch.Labelled`; no clip comes twice.
+  """Step -> `batch.Labelled`; a scene comes twice, once mirrored.
 
   Args:
     sizes: of the clips, step by step in turn.
@@ -51,11 +54,23 @@ class LabelledBatches:
   def _one(
     self, draw: int, size: batch.Size
   ) -> tuple[Video, Int[np.ndarray, ' A']]:
-    split = 'test' if draw % TEST_EVERY == 0 else 'train'
-    clip, truth = scenes.clip(self._seed, draw, size, split)
+    scene, mirrored = divmod(draw, 2)
+    video, said = _scene(self._seed, scene, size)
+    if mirrored:
+      way = {'left': 'right', 'right': 'left'}.get(said.way, '')
+      video, said = video[:, :, ::-1], said._replace(way=way)
     rng = transforms.generator(self._seed, 'wear', draw)
-    video = worn(clip.video, rng) if rng.random() < WORN else clip.video
-    return video, scene_labels.encode(truth.said)
+    video = worn(video, rng) if rng.random() < WORN else video
+    return video, scene_labels.encode(said)
+
+
+@functools.lru_cache(maxsize=1)  # the mirrored one comes next
+def _scene(
+  seed: int, scene: int, size: batch.Size
+) -> tuple[Video, scene_captions.Attributes]:
+  split = 'test' if scene % TEST_EVERY == 0 else 'train'
+  clip, truth = scenes.clip(seed, scene, size, split)
+  return clip.video, truth.said
 
 
 def worn(video: Video, rng: np.random.Generator) -> Video:
