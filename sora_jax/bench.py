@@ -31,7 +31,6 @@ from sora_jax import (
 )
 from sora_jax.data import video
 
-PROMPT = 'a small red ball rolls right'
 CLIPS = 8
 STEPS = 4
 REPEATS = 20
@@ -155,7 +154,7 @@ def sampled(
   return [
     clip.latent
     for seeds in requests
-    for clip in make([generate.Request(PROMPT, seed) for seed in seeds])
+    for clip in make([generate.Request(speed.PROMPT, seed) for seed in seeds])
   ]
 
 

@@ -73,7 +73,7 @@ def curve(
   mesh = generate.mesh_for(CLIPS, settings)
   layout = generate.blank(networks.config, settings.size)
   shared = generate.schedule(networks.config, settings, layout)
-  encoder = captions.Encoder(networks, mesh.local_devices[0])
+  encoder = captions.Encoder(networks, generate.encoder_device(settings, mesh))
   encoder.learn([*prompts, settings.negative])
   rows = generate.to_rows(
     requests, [layout] * CLIPS, encoder, settings.negative

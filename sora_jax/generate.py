@@ -249,14 +249,9 @@ class Stream:
     check(networks.config, settings)
     self._networks, self._settings, self._mesh = networks, settings, mesh
     self._tell = tell
-    device = mesh.local_devices[0]
-    if settings.text_on_host:
-      device = sharding.host_device()
-      if device.platform != 'cpu':
-        raise ValueError(
-          'text_on_host: JAX_PLATFORMS leaves out the CPU; add ",cpu" to it'
-        )
-    self._encoder = captions.Encoder(networks, device, tell)
+    self._encoder = captions.Encoder(
+      networks, encoder_device(settings, mesh), tell
+    )
     self._decode = codec.Decoder(
       networks.config.autoencoder, mesh, settings.tile
     )
@@ -391,6 +386,22 @@ class Stream:
     turns = {'painting': painting, 'decoding': decoding}
     devices = self._mesh.local_devices
     self._tell(memory.check(parts, turns, LESS_MEMORY, devices))
+
+
+def encoder_device(settings: Settings, mesh: jax.sharding.Mesh) -> jax.Device:
+  """Where prompts are encoded.
+
+  Raises:
+    ValueError: that is to be a CPU, which JAX was told not to use.
+  """
+  if not settings.text_on_host:
+    return mesh.local_devices[0]
+  device = sharding.host_device()
+  if device.platform != 'cpu':
+    raise ValueError(
+      'text_on_host: JAX_PLATFORMS leaves out the CPU; add ",cpu" to it'
+    )
+  return device
 
 
 def _check_networks(networks: Networks, settings: Settings) -> None:

@@ -115,15 +115,16 @@ def iterate(
   """Batches of steps from `start` to before `end`, read ahead by grain."""
   steps = grain.MapDataset.range(start, end).map(make_batch)
   ahead = max(1, config.prefetch)
+  # One thread each: what renders and decodes is Python, and holds the others up.
+  read = lambda count: steps.to_iter_dataset(grain.ReadOptions(1, count))
   if not config.workers:
-    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=ahead)
-    return iter(steps.to_iter_dataset(options))
+    return iter(read(ahead))
   if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # grain reads flags of its own
   options = grain.MultiprocessingOptions(
     num_workers=config.workers, per_worker_buffer_size=ahead
   )
-  return iter(steps.to_iter_dataset().mp_prefetch(options))
+  return iter(read(1).mp_prefetch(options))
 
 
 class FrameBatches:
