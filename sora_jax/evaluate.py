@@ -35,6 +35,7 @@ from sora_jax import (
   sample,
   sharding,
   suite,
+  writers,
 )
 from sora_jax.data import sources, transforms, video
 from sora_jax.data.worlds import balls, scenes
@@ -74,17 +75,18 @@ def main(config: None, flags: types.SimpleNamespace) -> None:
       'of an autoencoder'
     )
   settings = generate.settings_of(networks.config.sample)
-  results: dict[str, Any] = {}
+  results: dict[str, Any] = {
+    'card': sample.card(networks, settings),
+    'run': writers.surroundings(),
+  }
   if flags.suite:
     if 'dit' not in networks.params:
       raise ValueError(f'{flags.model} has no dit; --suite=tasks makes clips')
     names = suite.names_of(flags.suite)
     studio = suite.make_studio(networks, flags.cases, flags.seed)
     results['tasks'] = suite.run(studio, names, out)
-    results['card'] = sample.card(networks, settings)
   elif 'dit' in networks.params:
     results |= _generation(networks, settings, flags, out)
-    results['card'] = sample.card(networks, settings)
   else:
     found = on_true_clips(networks, flags.cases, flags.world)
     results['reconstruction'] = found

@@ -236,16 +236,21 @@ def write_config(workdir: epath.PathLike, config: dict[str, Any]) -> None:
     return
   path = epath.Path(workdir) / 'config.json'
   path.parent.mkdir(parents=True, exist_ok=True)
-  run = {
+  whole = {'config': config, 'run': surroundings()}
+  _replace(path, json.dumps(whole, indent=2) + '\n')
+
+
+def surroundings() -> dict[str, Any]:
+  """What numbers may depend on beside config and weights."""
+  versions = {name: metadata.version(name) for name in _PACKAGES}
+  return {
     'git': _revision(),
-    'versions': {name: metadata.version(name) for name in _PACKAGES},
+    'versions': versions | {'python': platform.python_version()},
     'flags': {name: os.environ.get(name, '') for name in _FLAGS},
     'device': jax.devices()[0].device_kind,
     'devices': jax.device_count(),
     'processes': jax.process_count(),
   }
-  run['versions']['python'] = platform.python_version()
-  _replace(path, json.dumps({'config': config, 'run': run}, indent=2) + '\n')
 
 
 def _revision() -> str:

@@ -4,6 +4,7 @@ import json
 import math
 import types
 
+import jax
 import pytest
 import tiny
 from etils import epath
@@ -69,6 +70,10 @@ def test_files_are_scored_and_a_broken_one_is_told(
   results = json.loads((out / 'scores.json').read_text())
   assert list(results['files']) == ['0.mp4']
   assert results['loss_by_level'] == {'0.5': 0.1, '0.9': 1.0}
+  assert results['card']['weights_sha256'] == networks.digest(
+    networks.read(model).params
+  )
+  assert results['run']['versions']['jax'] == jax.__version__
   for name in ('shares', 'loss'):
     assert video.read_info(out / f'{name}.png')[2] == 1
   row = results['files']['0.mp4']

@@ -115,7 +115,7 @@ def iterate(
   """Batches of steps from `start` to before `end`, read ahead by grain."""
   steps = grain.MapDataset.range(start, end).map(make_batch)
   ahead = max(1, config.prefetch)
-  # One thread each: what renders and decodes is Python, and holds the others up.
+  # One thread each: what renders clips is Python, and holds others up.
   read = lambda count: steps.to_iter_dataset(grain.ReadOptions(1, count))
   if not config.workers:
     return iter(read(ahead))
