@@ -13,14 +13,14 @@ def scenes() -> config_lib.Config:
   config = config_lib.Config(stage=config_lib.Stage.PROBE)
   config.data.world = 'scenes'
   config.data.sizes = ('64x64x17', '64x64x17', '80x48x17', '48x80x17')
-  config.data.limits.rows = 32
+  config.data.limits.rows = 16
   config.data.workers = 2
-  config.optim.learning_rate = 1.5e-3
+  config.optim.learning_rate = 1e-3
   config.optim.warmup_steps = 100
   config.optim.end_fraction = 0.01
   config.optim.weight_decay = 0.02
   config.optim.ema_decay = 0.998
-  config.run.steps = 1800
+  config.run.steps = 3000
   config.run.export_dtype = 'float16'
   return config
 

@@ -75,7 +75,7 @@ class Labelled(NamedTuple):
 
   video: Any  # uint8 [B, T, H, W, 3]
   labels: Any  # int32 [B, A]: of each attribute the value's place, or ABSENT
-  draw: Any  # int32 [B]: global draw index of a clip
+  mask: Any  # bool [B, T, H, W]: where an actor is
 
 
 def parse_size(text: str) -> Size:

@@ -25,7 +25,7 @@ class Stage(enum.Enum):
   AUTOENCODER = 'autoencoder'
   TEXT = 'text'
   DIFFUSION = 'diffusion'
-  PROBE = 'probe'  # no part of a system, but its judge
+  PROBE = 'probe'  # no part of a system: it scores what one makes
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -40,8 +40,8 @@ PAGE_TEXT = (
 )
 TASKS_TEXT = 'One model, one sampler. Small pictures are what it was given.'
 FAILURES_TEXT = (
-  'The first of the scored prompts, none of which training saw, that a tracker '
-  'does not find kept.'
+  'The first of the scored prompts that their clips do not keep, as a tracker '
+  'sees them. Training saw none of these prompts.'
 )
 
 PROMPTS = (
@@ -99,8 +99,11 @@ def main(config: None, flags: types.SimpleNamespace) -> None:
   video.publish(out / 'scores.txt', f'{table}\n'.encode())
   print(table)
   print(f'{out / "scores.txt"}  the table')
-  (out / 'failures').mkdir(exist_ok=True)
-  failed = write(out / 'failures', _failed(scored)[:MOST_FAILURES])
+  failures = out / 'failures'
+  if failures.exists():  # of an earlier call
+    failures.rmtree()
+  failures.mkdir()
+  failed = write(failures, _failed(scored)[:MOST_FAILURES])
   parts = [
     gallery.Part('Prompts', 'A sentence in, a video out.', first),
     gallery.Part('Every other way of prompting', TASKS_TEXT, others),
@@ -150,7 +153,8 @@ def _write_sheets(
   moving = sheets.moving_sheet(videos, prompts, COLUMNS)
   for name, frames in {'sheet.png': still[None], 'sheet.gif': moving}.items():
     label_lib.write(out / name, [frames], fps, label, lambda: card)
-  print(f'{out / "sheet.png"}  eight frames of each; sheet.gif: all of them')
+  print(f'{out / "sheet.png"}  eight frames of each')
+  print(f'{out / "sheet.gif"}  all of them, moving')
 
 
 def _failed(made: Sequence[generate.Made]) -> list[generate.Made]:

@@ -6,8 +6,8 @@ gets right, and these clips passed through the autoencoder, below whose error
 no latent model can come; or of the world `scenes`, see `adherence`. Beside
 them: the Frechet distance of the same clips, and the loss on held-out clips at
 each level of noise. Reconstruction is scored on the same clips, and on files
-where a folder is given. With --suite=tasks every way of prompting is scored
-instead, see `suite`.
+where a folder is given. With --suite ways of prompting are scored instead, see
+`suite`.
 """
 
 import json
@@ -65,6 +65,12 @@ class WorldScores(NamedTuple):
 def main(config: None, flags: types.SimpleNamespace) -> None:
   """Prints the table and writes `scores.json`."""
   del config
+  names = suite.names_of(flags.suite) if flags.suite else []
+  if names and flags.world != 'balls':
+    raise ValueError(
+      f'--suite={flags.suite} scores balls, not {flags.world}; leave out '
+      '--world'
+    )
   sharding.use_cores()
   networks = networks_lib.read(flags.model or networks_lib.SHIPPED)
   out = epath.Path(flags.out)
@@ -78,11 +84,11 @@ def main(config: None, flags: types.SimpleNamespace) -> None:
   results: dict[str, Any] = {
     'card': sample.card(networks, settings),
     'run': writers.surroundings(),
+    'world': flags.world,
   }
-  if flags.suite:
+  if names:
     if 'dit' not in networks.params:
-      raise ValueError(f'{flags.model} has no dit; --suite=tasks makes clips')
-    names = suite.names_of(flags.suite)
+      raise ValueError(f'{flags.model} has no dit; --suite makes clips')
     studio = suite.make_studio(networks, flags.cases, flags.seed)
     results['tasks'] = suite.run(studio, names, out)
   elif 'dit' in networks.params:
@@ -123,12 +129,14 @@ def _generation(
       probe,
       [*extractors, probe.extractor],
     )
+    told = {'probe_sha256': probe.digest}
     print(adherence.table(scores))
     rows = adherence.bars(scores)
   else:
     scores = on_world(
       networks, settings, make, flags.cases, flags.seed, extractors
     )
+    told = {}
     print(world_table(scores))
     rows = bars(scores)
   plots.shares(out / 'shares.png', rows)
@@ -137,7 +145,7 @@ def _generation(
   print('held-out loss by level of noise:')
   print('  '.join(f'{level}: {loss:.4f}' for level, loss in losses.items()))
   plots.curve(out / 'loss.png', losses, 'level of noise', 'held-out loss')
-  return {'generation': _plain(scores), 'loss_by_level': losses}
+  return {'generation': _plain(scores), 'loss_by_level': losses} | told
 
 
 def on_world(

@@ -3,8 +3,9 @@
 The distance means nothing without the network whose features it compares, so
 that is part of its name: `frechet[latents]` is of the model's own autoencoder,
 and needs no download; `frechet[FILE]` is of a TorchScript file, as that of I3D
-by which most papers give FVD. Of few clips it is biased upwards, by more the
-more features there are: compare only equal numbers of clips.
+by which most papers give FVD; `frechet[probe]` of the probe of scenes. Of few
+clips it is biased upwards, by more the more features there are, and of fewer
+clips than features it is hardly more than that: compare only equal numbers.
 
 Sources: Heusel et al. 2017 (arXiv:1706.08500) for the distance, Unterthiner et
 al. 2018 (arXiv:1812.01717) for video.

@@ -14,16 +14,13 @@ from etils import epath
 MEDIA = {
   '.mp4': 'video/mp4',
   '.png': 'image/png',
-  '.jpg': 'image/jpeg',
-  '.gif': 'image/gif',
-  '.webp': 'image/webp',
 }
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto;
   max-width: 76rem; padding: 0 1rem; color: #222; background: #fff; }
 section { display: grid; gap: 1.5rem;
   grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); }
-h2, section + p { margin-top: 2.5rem; }
+h2 { margin-top: 2.5rem; }
 figure { margin: 0; }
 figure video, figure img { border: 1px solid #ccc;
   image-rendering: pixelated; }

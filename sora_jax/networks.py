@@ -122,22 +122,23 @@ def _read_run_config(path: epath.Path) -> config_lib.Config:
 
 def _read_run(path: epath.Path) -> Networks:
   config = _read_run_config(path)
-  shapes = {name: _restorable(abstract(config, name)) for name in KINDS}
+  judges = config.stage is config_lib.Stage.PROBE
+  names = ('probe',) if judges else SYSTEM
+  shapes = {name: _restorable(abstract(config, name)) for name in names}
   if config.stage is config_lib.Stage.AUTOENCODER:
     if directory.is_model(path / 'model'):  # statistics come with the export
       exported = _read_model(path / 'model').config.autoencoder
       config.autoencoder.latent_mean = exported.latent_mean
       config.autoencoder.latent_std = exported.latent_std
     parts = {'ema': {'autoencoder': shapes['autoencoder']}}
-  elif config.stage is config_lib.Stage.PROBE:
-    parts = {'ema': {'probe': shapes['probe']}}
+  elif judges:
+    parts = {'ema': shapes}
   elif config.stage is config_lib.Stage.TEXT:
     towers = jax.eval_shape(
       lambda key: init_towers(config, key), jax.random.key(0)
     )
     parts = {'ema': {'text': shapes['text'], 'contrast': _restorable(towers)}}
   else:
-    del shapes['probe']
     frozen = {'autoencoder'} | ({'text'} if config.text_from else set())
     if config.lora.rank:
       shapes['lora'] = _restorable(abstract_adapters(config))

@@ -14,6 +14,7 @@ from typing import Any
 import einops
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float, Key
 
 from sora_jax import batch, flow, rng
@@ -43,6 +44,7 @@ WHOLE = {
 # Noise levels are reported in this many equal bins: a mean over all levels
 # hides whether a change helped at high or at low noise.
 LEVEL_BINS = 4
+COVER_WEIGHT = 10.0  # beside the attributes of a scene
 
 
 class Weighting(enum.Enum):
@@ -209,14 +211,20 @@ def recognition(
 ) -> tuple[Array, Array, Sums]:
   """Cross-entropy of each attribute that a clip has, summed over them.
 
+  And that of how much actors cover, of each place, which teaches where to look.
+
   Args:
     trainable: {'probe'}.
     clips: With labels.
     model: The probe's config.
   """
-  _, scores = probe.judge(model, trainable['probe'], to_pixels(clips.video))
-  loss = right = asked = jnp.zeros(len(scores))
-  parts = jnp.split(scores, scene_labels.CUTS, axis=1)
+  seen = probe.look(model, trainable['probe'], to_pixels(clips.video))
+  covered = optax.sigmoid_binary_cross_entropy(
+    seen.cover, probe.places(clips.mask)
+  ).mean(axis=(1, 2, 3))
+  loss = COVER_WEIGHT * covered
+  right = asked = jnp.zeros(len(loss))
+  parts = jnp.split(seen.scores, scene_labels.CUTS, axis=1)
   for label, part in zip(clips.labels.T, parts, strict=True):
     there = (label >= 0).astype(jnp.float32)
     chosen = jnp.maximum(label, 0)[:, None]
@@ -224,12 +232,13 @@ def recognition(
     loss -= there * jnp.take_along_axis(log_share, chosen, axis=1)[:, 0]
     right += there * (jnp.argmax(part, axis=1) == label)
     asked += there
-  count = jnp.float32(len(scores))
+  count = jnp.float32(len(loss))
   metrics = {
     'clips': count,
     'broken': jnp.int32(0),
     'tokens': jnp.float32(math.prod(clips.video.shape[:2])),
     'right': jnp.sum(right / asked),
+    'covered': jnp.sum(covered),
   }
   return jnp.sum(loss), count, metrics
 

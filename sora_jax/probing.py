@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from etils import epath
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 
 from sora_jax import frechet, metrics, networks as networks_lib, objectives
 from sora_jax.data import transforms
@@ -67,36 +67,47 @@ class Probe:
     return self._look(videos)[0]
 
   @property
+  def digest(self) -> str:
+    """SHA-256 of its weights."""
+    return networks_lib.digest(self._params)
+
+  @property
   def extractor(self) -> frechet.Extractor:
     """By which distances are those of what clips show."""
     return frechet.Extractor('frechet[probe]', self.features)
 
   @functools.cached_property
-  def _judge(self):
+  def _run(self):
     return jax.jit(
-      lambda params, video: probe_lib.judge(
+      lambda params, video: probe_lib.look(
         self._config, params, objectives.to_pixels(video)
       )
     )
 
   def _look(self, videos: Sequence[Video]) -> list[np.ndarray]:
     """Features and scores of videos of one size."""
-    seen = np.stack([view(video) for video in videos])
+    side = probe_lib.side_of(self._config)
+    seen = np.stack([view(video, side) for video in videos])
     parts = []
     for start in range(0, len(seen), BATCH):
       part = seen[start : start + BATCH]
       # Filled up, so that there is one program.
       full = np.resize(part, (BATCH, *part.shape[1:]))
-      made = jax.device_get(self._judge(self._params, full))
+      made = jax.device_get(self._run(self._params, full))
       parts.append([x[: len(part)] for x in made])
     return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
 
-def view(video: Video) -> Video:
-  """A clip as the probe is shown it: at its aspect, and held to 17 frames."""
+def view(video: Video, multiple: int) -> UInt8[np.ndarray, '_ h w 3']:
+  """A clip as the probe is shown it: at its aspect, and held to 17 frames.
+
+  Args:
+    video: Of any size.
+    multiple: Of what the sides must be, in pixels.
+  """
   H, W = video.shape[1:3]
   scale = math.sqrt(PIXELS / (H * W))
-  side = lambda n: max(16, 16 * round(n * scale / 16))
+  side = lambda n: multiple * max(1, round(n * scale / multiple))
   frames = video[:FRAMES]
   held = np.repeat(frames[-1:], FRAMES - len(frames), axis=0)
   frames = np.concatenate([frames, held])

@@ -263,11 +263,17 @@ def probe_problem(
 ) -> Problem:
   """The judge, from scenes of which everything is known."""
   del workdir
-  if config.data.world != 'scenes':
-    raise ValueError(
-      f'data.world={config.data.world}: the probe learns what is true of '
-      'scenes; it must be scenes'
-    )
+  data = config.data
+  for name, value, wanted in (
+    ('corpus', data.corpus.value, pipeline.Corpus.WORLD.value),
+    ('world', data.world, 'scenes'),
+    ('beside', data.beside, ''),
+  ):
+    if value != wanted:
+      raise ValueError(
+        f'data.{name}={value}: the probe learns what is true of scenes, which '
+        f'is known of no other clips; it must be {wanted or "empty"}'
+      )
   config.probe.classes = scene_labels.CLASSES
   probe.check(config.probe)
   sizes = tuple(batch.parse_size(size) for size in config.data.sizes)

@@ -27,8 +27,9 @@ from sora_jax.data import sheets, video
 from sora_jax.data.worlds import balls
 
 SEED = 20  # of the clips that are given
-WIDE = batch.Size(80, 48, 33)
 NARROW = slice(16, 64)  # columns that are given of a wide clip
+# What ships makes 64x64x33.
+WIDE = '80x48x33'
 LONG = '64x64x121'  # of several windows
 
 
@@ -92,7 +93,7 @@ def render(size: batch.Size, out: epath.Path) -> dict[str, str]:
     ('rolls', 'uniform', size),
     ('falls', 'parabola', size),
     ('bounces', 'bounce', size),
-    ('wide', 'parabola', WIDE),
+    ('wide', 'parabola', batch.parse_size(WIDE)),
   ):
     ((_, index),) = balls.held_out_prompts(SEED, 1, (law,))
     clip, truths[name] = balls.clip(SEED, index, shape, 'test')
@@ -140,7 +141,7 @@ def tasks_of(captions: dict[str, str]) -> dict[str, Shown]:
     'loop': shown(bounces, 'loop'),
     'edit': shown(other, 'edit', **video_of('rolls')),
     'replace': shown(other, 'replace', **video_of('rolls'), mask='mask.mp4'),
-    'outpaint': shown(wide, 'outpaint', **video_of('narrow'), size=str(WIDE)),
+    'outpaint': shown(wide, 'outpaint', **video_of('narrow'), size=WIDE),
     'storyboard': shown(f'{bounces} | {falls}', 'storyboard'),
     'long': Shown(bounces, {'size': LONG}),
   }
@@ -153,8 +154,10 @@ def _recoloured(caption: str, truth: balls.Truth) -> str:
 
 
 def _files(shown: Shown) -> list[str]:
-  """The names of what a task is given, but for a mask."""
-  return [*shown.flags.get('image', ()), *shown.flags.get('video', ())]
+  """The names of what a task is given."""
+  flags = shown.flags
+  masks = [flags['mask']] if 'mask' in flags else []
+  return [*flags.get('image', ()), *flags.get('video', ()), *masks]
 
 
 def _placed(flags: dict[str, Any], out: epath.Path) -> dict[str, Any]:

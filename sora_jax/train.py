@@ -339,8 +339,10 @@ def _memory(
     shape = (config.data.limits.rows, *x.shape[1:])
     return jax.ShapeDtypeStruct(shape, x.dtype, sharding=place)
 
-  of_images = config.stage is config_lib.Stage.AUTOENCODER
-  sizes = len(config.data.crops) if of_images else 1
+  sizes = {
+    config_lib.Stage.AUTOENCODER: len(config.data.crops),
+    config_lib.Stage.PROBE: len(config.data.sizes),
+  }.get(config.stage, 1)
   batches = [
     jax.tree.map(abstract, problem.make_batch(step)) for step in range(sizes)
   ]

@@ -2,6 +2,7 @@
 
 import types
 
+import jax
 import numpy as np
 import pytest
 import tiny
@@ -88,6 +89,20 @@ def test_a_model_without_prompts_has_no_curve(model, no_jit):
   settings = generate.settings_of(tiny_model.config.sample)
   with pytest.raises(ValueError, match='no sample.prompts to measure with'):
     calibrate.curve(tiny_model, settings)
+
+
+def test_prompts_are_encoded_where_the_settings_say(model, monkeypatch):
+  tiny_model, seen = networks.read(model), []
+
+  def place(settings, mesh):
+    seen.append((settings.text_on_host, mesh.local_devices[0]))
+    raise InterruptedError  # the rest is that of the other tests
+
+  monkeypatch.setattr(calibrate.generate, 'encoder_device', place)
+  settings = generate.settings_of(tiny_model.config.sample)
+  with pytest.raises(InterruptedError):
+    calibrate.curve(tiny_model, settings._replace(text_on_host=True))
+  assert seen == [(True, jax.devices()[0])]
 
 
 def test_only_a_model_can_be_told_how_to_sample(tmp_path, no_jit):

@@ -83,9 +83,14 @@ def test_files_are_scored_and_a_broken_one_is_told(
 
 
 def test_scenes_are_scored_by_the_probe(
-  model, tmp_path, one_device, capsys, monkeypatch
+  tmp_path, one_device, capsys, monkeypatch
 ):
   """True clips keep what a probe that knows them says; noise keeps little."""
+  config = tiny.config()
+  config.sample.text_slots = 192
+  model = tmp_path / 'model'
+  made = networks.Networks(config, tiny.params(config))
+  networks.write(model, made, 'float32')
   monkeypatch.setattr(
     evaluate.heldout, 'loss_by_level', lambda *unused: {'0.5': 0.1, '0.9': 1.0}
   )
@@ -102,7 +107,9 @@ def test_scenes_are_scored_by_the_probe(
   )
   evaluate.main(None, flags)
   printed = capsys.readouterr().out
-  rows = json.loads((out / 'scores.json').read_text())['generation']
+  results = json.loads((out / 'scores.json').read_text())
+  assert results['world'] == 'scenes' and len(results['probe_sha256']) == 64
+  rows = results['generation']
   assert rows['true']['object']['cases'] == 22
   assert rows['true']['object']['share'] > 0.6
   assert rows['generated']['object']['share'] < 0.5
@@ -112,6 +119,17 @@ def test_scenes_are_scored_by_the_probe(
   table = [line.split('  ')[0] for line in printed.splitlines()]
   assert 'true clips (the probe itself)' in table
   assert rows['autoencoder']['psnr'] < 20
+
+
+def test_what_would_be_scored_otherwise_than_asked_is_refused(model, tmp_path):
+  flags = types.SimpleNamespace(
+    model=str(model), out=str(tmp_path), suite='loop', world='scenes'
+  )
+  with pytest.raises(ValueError, match='--suite=loop scores balls, not scenes'):
+    evaluate.main(None, flags)
+  flags.suite = 'lop'
+  with pytest.raises(ValueError, match="no task 'lop'"):
+    evaluate.main(None, flags)
 
 
 TALLY = evaluate.metrics.Tally(1, 1.0, 1.0, 1.0, 1.0, 0.0)

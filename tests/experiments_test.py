@@ -79,7 +79,6 @@ def abstract_loss(config):
     data = batch.Labelled(
       shape(rows, size.frames, size.height, size.width, 3, dtype=np.uint8),
       shape(rows, labels, dtype=np.int32),
-      shape(rows, dtype=np.int32),
     )
     loss = lambda params, data: objectives.recognition(
       params, data, model=config.probe

@@ -327,10 +327,10 @@ def test_only_what_a_scene_has_is_asked_of_the_probe(monkeypatch):
   colours = len(scene_labels.FIELDS['object'])  # come after the objects
   scores[:, colours + 3] = 50  # of both: the first one's colour
   monkeypatch.setattr(
-    objectives.probe, 'judge', lambda *unused: (None, jnp.asarray(scores))
+    objectives.probe, 'look', lambda *unused: (None, jnp.asarray(scores))
   )
   clips = batch.Labelled(
-    jnp.zeros((2, 5, 16, 16, 3), jnp.uint8), jnp.asarray(labels), jnp.arange(2)
+    jnp.zeros((2, 5, 16, 16, 3), jnp.uint8), jnp.asarray(labels)
   )
   total, count, metrics = objectives.recognition(
     {'probe': None}, clips, model=probe.ProbeConfig()

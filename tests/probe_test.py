@@ -28,14 +28,14 @@ def clip(frames, height=32, width=32):
 
 @pytest.mark.parametrize('size', [(1, 32, 32), (5, 16, 48), (6, 48, 16)])
 def test_clips_of_every_size_are_judged(params, size):
-  features, scores = probe.judge(CONFIG, params, clip(*size))
+  features, scores = probe.look(CONFIG, params, clip(*size))
   assert features.shape == (1, 20) and scores.shape == (1, 7)
   assert np.isfinite(features).all() and np.isfinite(scores).all()
 
 
 def test_the_order_of_frames_is_seen(params):
   """Frames alone do not say which way a ball rolls."""
-  seen = lambda video: probe.judge(CONFIG, params, video)[1]
+  seen = lambda video: probe.look(CONFIG, params, video)[1]
   video = clip(5)
   assert np.abs(seen(video) - seen(video[:, ::-1])).max() > 1e-3
 
@@ -43,7 +43,7 @@ def test_the_order_of_frames_is_seen(params):
 def test_a_frame_is_heard_from_all_over_the_clip(params):
   """From the first frame to the last, by what is pooled of all."""
   video = clip(5)
-  scores = lambda video: probe.judge(CONFIG, params, video)[1].sum()
+  scores = lambda video: probe.look(CONFIG, params, video)[1].sum()
   slope = np.abs(jax.grad(scores)(video)).sum(axis=(0, 2, 3, 4))
   assert (slope > 1e-3).all()
 

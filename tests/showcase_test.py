@@ -5,17 +5,22 @@ import subprocess
 import sys
 import types
 
+import numpy as np
 import pytest
 import tiny
+from absl import flags as absl_flags
 from etils import epath
 from suite_test import Blank, encode
 
+import launch
 from sora_jax import (
   batch,
+  cli,
   generate,
   label,
   networks,
   prompting,
+  sample,
   showcase,
   suite,
   tasks,
@@ -58,8 +63,20 @@ def test_a_clip_of_each_task_says_what_it_is(tmp_path, monkeypatch, capsys):
     given = name in ('animate', 'edit', 'replace', 'outpaint') or 'ext' in name
     assert len(report.inputs) == files.get(name, int(given))
   assert video.read_info(tmp_path / 'outpaint.mp4')[:2] == (80, 48)
-  assert video.read_info(tmp_path / 'long.mp4').frames == showcase.LONG
+  assert video.read_info(tmp_path / 'long.mp4').frames == 121
   assert {request.seed for request in make.asked} == {3}
+  networks_ = generate.Networks(config, {})
+  settings = generate.settings_of(config.sample)
+  for entry, request in zip(entries, make.asked, strict=True):
+    words = shlex.split(entry.command)[1:]
+    flags = cli.parse(launch.VERBS, words, absl_flags.FlagValues()).flags
+    assert (flags.model, flags.micro_batch) == ('models/tiny', 1)
+    (again,) = sample.read_requests(flags)
+    assert again[:2] == request[:2]
+    asked = sample.override(settings, flags)
+    scene = prompting.scene_of(flags, networks_, asked, [again.prompt])
+    for one, other in zip(scene.canvas, request.canvas, strict=True):
+      np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.slow

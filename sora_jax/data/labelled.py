@@ -9,7 +9,7 @@ from its mirror's side as well, where left is right.
 import functools
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Bool, Int, UInt8
 
 from sora_jax import batch
 from sora_jax.data import transforms
@@ -46,31 +46,31 @@ class LabelledBatches:
   def __call__(self, step: int) -> batch.Labelled:
     size = self._sizes[step % len(self._sizes)]
     draws = step * self._total + self._rows
-    videos, labels = zip(*(self._one(int(d), size) for d in draws), strict=True)
-    return batch.Labelled(
-      np.stack(videos), np.stack(labels), draws.astype(np.int32)
-    )
+    clips = [self._one(int(draw), size) for draw in draws]
+    return batch.Labelled(*map(np.stack, zip(*clips, strict=True)))
 
   def _one(
     self, draw: int, size: batch.Size
-  ) -> tuple[Video, Int[np.ndarray, ' A']]:
+  ) -> tuple[Video, Int[np.ndarray, ' A'], Bool[np.ndarray, 'T H W']]:
     scene, mirrored = divmod(draw, 2)
-    video, said = _scene(self._seed, scene, size)
+    video, said, mask = _scene(self._seed, scene, size)
     if mirrored:
       way = {'left': 'right', 'right': 'left'}.get(said.way, '')
-      video, said = video[:, :, ::-1], said._replace(way=way)
+      said = said._replace(way=way)
+      video, mask = video[:, :, ::-1], mask[:, :, ::-1]
     rng = transforms.generator(self._seed, 'wear', draw)
     video = worn(video, rng) if rng.random() < WORN else video
-    return video, scene_labels.encode(said)
+    return video, scene_labels.encode(said), mask
 
 
 @functools.lru_cache(maxsize=1)  # the mirrored one comes next
 def _scene(
   seed: int, scene: int, size: batch.Size
-) -> tuple[Video, scene_captions.Attributes]:
+) -> tuple[Video, scene_captions.Attributes, Bool[np.ndarray, 'T H W']]:
   split = 'test' if scene % TEST_EVERY == 0 else 'train'
   clip, truth = scenes.clip(seed, scene, size, split)
-  return clip.video, truth.said
+  assert truth.mask is not None  # as it was drawn
+  return clip.video, truth.said, truth.mask > 0
 
 
 def worn(video: Video, rng: np.random.Generator) -> Video:

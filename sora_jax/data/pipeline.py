@@ -52,7 +52,7 @@ class DataConfig:
   shares: pieces.Shares = dataclasses.field(default_factory=pieces.Shares)
   caption_dropout: float = 0.1  # share of clips that see an empty caption
   latents: str = ''  # a prepared directory; empty: `latents` in the workdir
-  workers: int = 0  # processes; 0 reads in threads of this one
+  workers: int = 0  # processes that read; 0: a thread of this one
   prefetch: int = 4  # batches held ready
 
 
@@ -115,7 +115,8 @@ def iterate(
   """Batches of steps from `start` to before `end`, read ahead by grain."""
   steps = grain.MapDataset.range(start, end).map(make_batch)
   ahead = max(1, config.prefetch)
-  # One thread each: what renders clips is Python, and holds others up.
+  # One thread each: what renders clips is Python, and threads of it hold one
+  # another up. Where files or a network are slow, take more workers.
   read = lambda count: steps.to_iter_dataset(grain.ReadOptions(1, count))
   if not config.workers:
     return iter(read(ahead))

@@ -133,7 +133,7 @@ def write_network(
 def _index(model: Model) -> dict[str, Any]:
   """The classes by which diffusers opens a model."""
   index: dict[str, Any] = {
-    '_class_name': 'WanPipeline',
+    '_class_name': 'SceneProbe' if 'probe' in model.params else 'WanPipeline',
     '_diffusers_version': configs.VERSION,
   } | model.index
   for name in model.params:
