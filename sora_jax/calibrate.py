@@ -73,7 +73,9 @@ def curve(
   mesh = generate.mesh_for(CLIPS, settings)
   layout = generate.blank(networks.config, settings.size)
   shared = generate.schedule(networks.config, settings, layout)
-  encoder = captions.Encoder(networks, generate.encoder_device(settings, mesh))
+  encoder = captions.Encoder(
+    networks, captions.device_of(settings.text_on_host, mesh)
+  )
   encoder.learn([*prompts, settings.negative])
   rows = generate.to_rows(
     requests, [layout] * CLIPS, encoder, settings.negative

@@ -30,6 +30,22 @@ class Told(NamedTuple):
   segment: Int[np.ndarray, '2 L']  # line of the prompt, from 1; 0: empty
 
 
+def device_of(on_host: bool, mesh: jax.sharding.Mesh) -> jax.Device:
+  """Where prompts are encoded: on the CPU, or the first device of a mesh.
+
+  Raises:
+    ValueError: JAX was told not to use the CPU.
+  """
+  if not on_host:
+    return mesh.local_devices[0]
+  device = sharding.host_device()
+  if device.platform != 'cpu':
+    raise ValueError(
+      'text_on_host: JAX_PLATFORMS leaves out the CPU; add ",cpu" to it'
+    )
+  return device
+
+
 class Encoder:
   """The text encoder of some networks, and what it has said."""
 

@@ -27,12 +27,11 @@ from sora_jax import (
   showcase,
   train,
 )
-from sora_jax.data import sheets, video
+from sora_jax.data import video
 
 # Beside the package, in a checkout.
 EXPERIMENTS = epath.Path(__file__).parent.parent / 'experiments'
 
-COLUMNS = 4  # of the moving sheet
 MOST_FAILURES = 4
 PAGE_TEXT = (
   'Made by the model in the package, from the prompts below the clips, and '
@@ -80,7 +79,14 @@ def main(config: None, flags: types.SimpleNamespace) -> None:
   write = functools.partial(_write, networks, model, label, card)
   made = list(make(requests))
   first = write(out, made)
-  _write_sheets(out, made, networks.config.sample.fps, label, card)
+  showcase.write_sheets(
+    out / 'sheet',
+    [clip.video for clip in made],
+    [clip.request.prompt for clip in made],
+    networks.config.sample.fps,
+    label,
+    card,
+  )
   print('making one video of every other way of prompting')
   (out / 'tasks').mkdir(exist_ok=True)
   others = showcase.show(networks, out / 'tasks', label, model, flags.seed)
@@ -137,24 +143,6 @@ def _write(
     title = f'not as told: {", ".join(broken)}' if broken else f'seed {seed}'
     entries.append(gallery.Entry(path, title, prompt, clip.digest, command))
   return entries
-
-
-def _write_sheets(
-  out: epath.Path,
-  made: Sequence[generate.Made],
-  fps: float,
-  label: label_lib.Label,
-  card: dict[str, Any],
-) -> None:
-  """All clips in one picture: frame beside frame, and moving."""
-  videos = [clip.video for clip in made]
-  prompts = [clip.request.prompt for clip in made]
-  still = sheets.contact_sheet(videos, labels=prompts)
-  moving = sheets.moving_sheet(videos, prompts, COLUMNS)
-  for name, frames in {'sheet.png': still[None], 'sheet.gif': moving}.items():
-    label_lib.write(out / name, [frames], fps, label, lambda: card)
-  print(f'{out / "sheet.png"}  eight frames of each')
-  print(f'{out / "sheet.gif"}  all of them, moving')
 
 
 def _failed(made: Sequence[generate.Made]) -> list[generate.Made]:

@@ -250,7 +250,7 @@ class Stream:
     self._networks, self._settings, self._mesh = networks, settings, mesh
     self._tell = tell
     self._encoder = captions.Encoder(
-      networks, encoder_device(settings, mesh), tell
+      networks, captions.device_of(settings.text_on_host, mesh), tell
     )
     self._decode = codec.Decoder(
       networks.config.autoencoder, mesh, settings.tile
@@ -386,22 +386,6 @@ class Stream:
     turns = {'painting': painting, 'decoding': decoding}
     devices = self._mesh.local_devices
     self._tell(memory.check(parts, turns, LESS_MEMORY, devices))
-
-
-def encoder_device(settings: Settings, mesh: jax.sharding.Mesh) -> jax.Device:
-  """Where prompts are encoded.
-
-  Raises:
-    ValueError: that is to be a CPU, which JAX was told not to use.
-  """
-  if not settings.text_on_host:
-    return mesh.local_devices[0]
-  device = sharding.host_device()
-  if device.platform != 'cpu':
-    raise ValueError(
-      'text_on_host: JAX_PLATFORMS leaves out the CPU; add ",cpu" to it'
-    )
-  return device
 
 
 def _check_networks(networks: Networks, settings: Settings) -> None:

@@ -22,12 +22,14 @@ from sora_jax import (
   networks as networks_lib,
   prompting,
   sample,
+  tasks,
 )
 from sora_jax.data import sheets, video
 from sora_jax.data.worlds import balls
 
 SEED = 20  # of the clips that are given
 NARROW = slice(16, 64)  # columns that are given of a wide clip
+COLUMNS = 4  # of clips that move
 # What ships makes 64x64x33.
 WIDE = '80x48x33'
 LONG = '64x64x121'  # of several windows
@@ -79,11 +81,27 @@ def show(
     )
     print(f'{path}  latent {made.digest[:16]}  {shown.prompt}', flush=True)
   labels = [f'{entry.title}: {entry.prompt}' for entry in entries]
-  sheet = sheets.contact_sheet(whole, labels=labels)
   facts = {'weights_sha256': card['weights_sha256'], 'model': model.name}
-  label_lib.write(out / 'tasks.png', [sheet[None]], 1.0, label, lambda: facts)
-  print(f'{out / "tasks.png"}  eight frames of each')
+  write_sheets(out / 'tasks', whole, labels, fps, label, facts)
   return entries
+
+
+def write_sheets(
+  stem: epath.Path,
+  videos: Sequence[tasks.Video],
+  labels: Sequence[str],
+  fps: float,
+  label: label_lib.Label,
+  facts: dict[str, Any],
+) -> None:
+  """All clips in one picture, twice: frame beside frame, and moving."""
+  still = sheets.contact_sheet(videos, labels=labels)[None]
+  moving = sheets.moving_sheet(videos, labels, COLUMNS)
+  for suffix, frames in {'.png': still, '.gif': moving}.items():
+    path = stem.with_suffix(suffix)
+    label_lib.write(path, [frames], fps, label, lambda: facts)
+  print(f'{stem.with_suffix(".png")}  eight frames of each')
+  print(f'{stem.with_suffix(".gif")}  all of them, moving')
 
 
 def render(size: batch.Size, out: epath.Path) -> dict[str, str]:

@@ -94,11 +94,11 @@ def test_a_model_without_prompts_has_no_curve(model, no_jit):
 def test_prompts_are_encoded_where_the_settings_say(model, monkeypatch):
   tiny_model, seen = networks.read(model), []
 
-  def place(settings, mesh):
-    seen.append((settings.text_on_host, mesh.local_devices[0]))
+  def place(on_host, mesh):
+    seen.append((on_host, mesh.local_devices[0]))
     raise InterruptedError  # the rest is that of the other tests
 
-  monkeypatch.setattr(calibrate.generate, 'encoder_device', place)
+  monkeypatch.setattr(calibrate.captions, 'device_of', place)
   settings = generate.settings_of(tiny_model.config.sample)
   with pytest.raises(InterruptedError):
     calibrate.curve(tiny_model, settings._replace(text_on_host=True))

@@ -79,6 +79,7 @@ def abstract_loss(config):
     data = batch.Labelled(
       shape(rows, size.frames, size.height, size.width, 3, dtype=np.uint8),
       shape(rows, labels, dtype=np.int32),
+      shape(rows, size.frames, size.height, size.width, dtype=bool),
     )
     loss = lambda params, data: objectives.recognition(
       params, data, model=config.probe

@@ -34,9 +34,11 @@ def test_labels_say_what_is_true():
 
 def test_every_second_clip_is_the_one_before_in_a_mirror(monkeypatch):
   monkeypatch.setattr(labelled, 'WORN', 0.0)
-  made = BATCHES(0).video
-  np.testing.assert_array_equal(made[1::2], made[::2, :, :, ::-1])
-  assert (made[1::2] != made[::2]).any(axis=(1, 2, 3, 4)).all()
+  made = BATCHES(0)
+  for seen in (made.video, made.mask):
+    np.testing.assert_array_equal(seen[1::2], seen[::2, :, :, ::-1])
+  assert (made.video[1::2] != made.video[::2]).any(axis=(1, 2, 3, 4)).all()
+  assert made.mask.any(axis=(1, 2, 3)).all() and made.mask.mean() < 0.5
 
 
 def test_every_value_has_a_place_of_its_own():

@@ -327,16 +327,25 @@ def test_only_what_a_scene_has_is_asked_of_the_probe(monkeypatch):
   colours = len(scene_labels.FIELDS['object'])  # come after the objects
   scores[:, colours + 3] = 50  # of both: the first one's colour
   monkeypatch.setattr(
-    objectives.probe, 'look', lambda *unused: (None, jnp.asarray(scores))
+    objectives.probe,
+    'look',
+    lambda *unused: probe.Seen(
+      None, jnp.asarray(scores), jnp.zeros((2, 3, 2, 2))
+    ),
   )
   clips = batch.Labelled(
-    jnp.zeros((2, 5, 16, 16, 3), jnp.uint8), jnp.asarray(labels)
+    jnp.zeros((2, 5, 16, 16, 3), jnp.uint8),
+    jnp.asarray(labels),
+    jnp.zeros((2, 5, 16, 16), bool),
   )
   total, count, metrics = objectives.recognition(
     {'probe': None}, clips, model=probe.ProbeConfig()
   )
   guessed = np.log(3) + np.log(4)  # of counts and cameras, all alike
-  assert total == pytest.approx(50 + guessed, rel=1e-5)
+  unsure = np.log(2)  # of each place
+  assert metrics['covered'] == pytest.approx(2 * unsure, rel=1e-5)
+  cover = 2 * objectives.COVER_WEIGHT * unsure
+  assert total == pytest.approx(50 + guessed + cover, rel=1e-5)
   assert (count, metrics['clips'], metrics['tokens']) == (2, 2, 10)
   # Of the second scene the camera alone is right, as the first of its kind.
   assert metrics['right'] == pytest.approx(1 + 1 / 3)

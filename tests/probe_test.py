@@ -28,14 +28,16 @@ def clip(frames, height=32, width=32):
 
 @pytest.mark.parametrize('size', [(1, 32, 32), (5, 16, 48), (6, 48, 16)])
 def test_clips_of_every_size_are_judged(params, size):
-  features, scores = probe.look(CONFIG, params, clip(*size))
-  assert features.shape == (1, 20) and scores.shape == (1, 7)
-  assert np.isfinite(features).all() and np.isfinite(scores).all()
+  frames, height, width = size
+  seen = probe.look(CONFIG, params, clip(*size))
+  assert seen.features.shape == (1, 20) and seen.scores.shape == (1, 7)
+  assert seen.cover.shape == (1, -(-frames // 2), height // 8, width // 8)
+  assert all(np.isfinite(part).all() for part in seen)
 
 
 def test_the_order_of_frames_is_seen(params):
   """Frames alone do not say which way a ball rolls."""
-  seen = lambda video: probe.look(CONFIG, params, video)[1]
+  seen = lambda video: probe.look(CONFIG, params, video).scores
   video = clip(5)
   assert np.abs(seen(video) - seen(video[:, ::-1])).max() > 1e-3
 
@@ -43,9 +45,30 @@ def test_the_order_of_frames_is_seen(params):
 def test_a_frame_is_heard_from_all_over_the_clip(params):
   """From the first frame to the last, by what is pooled of all."""
   video = clip(5)
-  scores = lambda video: probe.look(CONFIG, params, video)[1].sum()
+  scores = lambda video: probe.look(CONFIG, params, video).scores.sum()
   slope = np.abs(jax.grad(scores)(video)).sum(axis=(0, 2, 3, 4))
   assert (slope > 1e-3).all()
+
+
+def test_a_place_is_covered_by_the_share_of_its_pixels_and_frames():
+  mask = np.zeros((1, 3, 16, 32), bool)
+  mask[0, 0, :8, 8:16] = True  # one place, in one frame of two
+  mask[0, 2, 8:, 28:] = True  # half of one, in a frame that is held
+  share = np.zeros((1, 2, 2, 4))
+  share[0, 0, 0, 1], share[0, 1, 1, 3] = 0.5, 0.5
+  np.testing.assert_allclose(probe.places(jnp.asarray(mask)), share)
+
+
+def test_what_is_read_is_read_where_actors_are(params):
+  """As the scores hang on a place the more, the more it seems covered."""
+  video = clip(2)
+
+  def slopes(bias):
+    sure = dict(params, cover=dict(params['cover'], bias=jnp.full(1, bias)))
+    scores = lambda video: probe.look(CONFIG, sure, video).scores.sum()
+    return np.abs(jax.grad(scores)(video)).sum()
+
+  assert slopes(0.0) > 1.05 * slopes(-30.0)
 
 
 def test_sizes_that_do_not_fold_are_refused():
