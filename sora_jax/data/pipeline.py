@@ -16,7 +16,7 @@ from absl import flags, logging
 from jaxtyping import Int
 
 from sora_jax import batch, canvas, tokens
-from sora_jax.data import latents, pieces, plan, sources, transforms
+from sora_jax.data import latents, pieces, plan, rendered, sources, transforms
 
 RowIndex = Int[np.ndarray, 'R']  # the rows of a batch that a host reads
 
@@ -39,6 +39,9 @@ class DataConfig:
   # A folder (or its manifest.jsonl) that every fourth clip of a world is taken
   # from instead, so that an autoencoder knows real video too.
   beside: str = ''
+  # A directory, best in memory, where a world's clips are kept for further
+  # crops once they are rendered; empty: each crop renders its clip.
+  rendered: str = ''
   split: str = 'train'  # of a world or a TFDS directory
   video_key: str = 'video'  # features of a TFDS directory
   caption_key: str = 'caption'
@@ -92,9 +95,12 @@ def make_source(config: DataConfig) -> Any:
     world = sources.WorldSource(
       config.world, sizes, config.clips, split=config.split
     )
+    kept = (
+      rendered.Rendered(world, config.rendered) if config.rendered else world
+    )
     if config.beside:
-      return sources.Mixed(world, sources.FolderSource(config.beside))
-    return world
+      return sources.Mixed(kept, sources.FolderSource(config.beside))
+    return kept
   if not config.path:
     raise ValueError(
       f'data.path is empty; a {config.corpus.value} corpus needs its place'

@@ -71,6 +71,12 @@ class WorldSource:
   def info(self, index: int) -> batch.Size:
     return self._sizes[index % len(self._sizes)]
 
+  def name(self, index: int) -> str:
+    """Says all that a clip is a function of, but for the code."""
+    index = _checked(index, self._length)
+    world = self._names[index % len(self._names)]
+    return f'{world}-{self._split}-{self._seed}-{index}-{self.info(index)}'
+
   def captions(self, index: int) -> list[str]:
     index = _checked(index, self._length)
     size = self.info(index)
