@@ -116,6 +116,7 @@ def release() -> config_lib.Config:
   config.data.world = 'scenes+balls+scenes+scene_joins'
   config.data.sizes = ('128x128x33', '64x64x33', '192x112x33', '128x128x33')
   config.data.crops = ('128x128x33', '64x64x33')
+  config.data.clips = 4096  # 6 GB where data.rendered keeps them
   config.data.workers = 15
   config.reconstruction.squared = 10.0
   config.optim.learning_rate = 1e-3

@@ -6,7 +6,8 @@
 # What a stage needs of an earlier one is in $RUNS (runs/release), and the folder
 # of real video that the autoencoder learns from beside the worlds is $CLIPS, or
 # none. FLAGS are added to every command. On one H100 the autoencoder takes 15
-# steps a second, after 130 s of compilation.
+# steps a second, after 130 s of compilation. The probe, which scores what the
+# model makes, needs no other stage.
 set -eu
 RUNS=${RUNS:-runs/release}
 PYTHON=${PYTHON:-python3}
@@ -26,7 +27,12 @@ for stage in "$@"; do
     autoencoder)
       train autoencoder "$steps" \
         --config=experiments/autoencoder.py:release \
-        --config.data.beside="${CLIPS:-}"
+        --config.data.beside="${CLIPS:-}" \
+        --config.data.rendered="$RUNS/rendered"
+      ;;
+    probe)
+      train probe "$steps" --config=experiments/probe.py \
+        --config.data.workers=15
       ;;
     prepare)
       # Many shapes, each run for moments: trying kernels would take longer.

@@ -95,9 +95,9 @@ def make_source(config: DataConfig) -> Any:
     world = sources.WorldSource(
       config.world, sizes, config.clips, split=config.split
     )
-    kept = (
-      rendered.Rendered(world, config.rendered) if config.rendered else world
-    )
+    kept: Any = world
+    if config.rendered:
+      kept = rendered.Rendered(world, config.rendered)
     if config.beside:
       return sources.Mixed(kept, sources.FolderSource(config.beside))
     return kept
