@@ -110,7 +110,7 @@ def clips_long() -> config_lib.Config:
 
 def release() -> config_lib.Config:
   config = balls()
-  config.autoencoder.channels = 16
+  config.autoencoder.channels = 32
   config.autoencoder.encoder_width = 24
   config.autoencoder.decoder_width = 32
   config.data.world = 'scenes+balls+scenes+scene_joins'

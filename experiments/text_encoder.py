@@ -40,8 +40,8 @@ def balls() -> config_lib.Config:
 
 def release() -> config_lib.Config:
   config = balls()
-  config.autoencoder_from = ''  # one of 16 channels, by flag
-  config.model.channels = 16
+  config.autoencoder_from = ''  # one of 32 channels, by flag
+  config.model.channels = 32
   limits = config.data.limits
   limits.rows, limits.tokens, limits.text, limits.clips = 256, 576, 320, 4
   config.data.workers = 15

@@ -145,11 +145,12 @@ def balls_last() -> config_lib.Config:
 
 def release() -> config_lib.Config:
   config = balls()
-  config.autoencoder_from = ''  # one of 16 channels, by flag
-  config.model.width = 256
+  config.autoencoder_from = ''  # one of 32 channels, by flag
+  # With the autoencoder and the probe, 24 MB of float16.
+  config.model.width = 224
   config.model.heads = 4
-  config.model.mlp = 1024
-  config.model.channels = 16
+  config.model.mlp = 896
+  config.model.channels = 32
   config.model.scan = False
   config.model.remat = False
   # Each world has the sizes of its places, as 8 divides 16.
