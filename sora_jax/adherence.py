@@ -96,7 +96,7 @@ def table(scores: SceneScores) -> str:
     row('true clips through the autoencoder', shares(scores.decoded)),
     row('made from the prompts', shares(scores.generated)),
     row(
-      '  as it may be, 95 % of the time',
+      '  95 % confidence interval',
       [f'{100 * low:.0f}-{100 * high:.0f} %' for low, high in ends],
     ),
     f'the autoencoder: {told["psnr"]:.1f} dB PSNR, {told["ssim"]:.4f} SSIM, '

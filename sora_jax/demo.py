@@ -25,6 +25,7 @@ from sora_jax import (
   sample,
   sharding,
   showcase,
+  tasks,
   train,
 )
 from sora_jax.data import video
@@ -130,17 +131,24 @@ def _write(
   made: Sequence[generate.Made],
 ) -> list[gallery.Entry]:
   """Writes clips, and returns what the page says of them."""
+  settings = generate.settings_of(networks.config.sample)
+  blank = generate.blank(networks.config, settings.size)
+  scene = tasks.text_to_video(blank, settings.size)
+  clip_of = {'task': 'text', 'scene_sha256': scene.digest}
   entries = []
   for i, clip in enumerate(made):
     prompt, seed = clip.request.prompt, clip.request.seed
     path = out / f'{sample.name_of(i, clip.request)}.mp4'
-    facts = sample.facts_of(clip.request, label) | card
+    facts = sample.facts_of(clip.request, label) | card | clip_of
+    facts['latent_sha256'] = clip.digest
     fps = networks.config.sample.fps
     label_lib.write(path, [clip.video], fps, label, lambda told=facts: told)
     print(f'{path}  latent {clip.digest[:16]}  {prompt}')
     command = showcase.command_of(prompt, {'seed': seed}, model)
     broken = metrics.broken_promises(clip.video, prompt)
-    title = f'not as told: {", ".join(broken)}' if broken else f'seed {seed}'
+    title = f'seed {seed}'
+    if broken:
+      title += f'; not as told: {", ".join(broken)}'
     entries.append(gallery.Entry(path, title, prompt, clip.digest, command))
   return entries
 

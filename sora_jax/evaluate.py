@@ -251,7 +251,7 @@ def world_table(scores: WorldScores) -> str:
     f'{"true clips (the tracker itself)":36}{scores.true}',
     f'{"true clips through the autoencoder":36}{scores.decoded}',
     f'{"made from the prompts":36}{scores.generated}',
-    f'{"  as it may be, 95 % of the time":36}{scores.generated.intervals()}',
+    f'{"  95 % confidence interval":36}{scores.generated.intervals()}',
     f'the autoencoder: {scores.psnr:.1f} dB PSNR, {scores.ssim:.4f} SSIM; '
     f'frame by frame {scores.decoded_motion:.3f} units/s off the simulator, '
     f'true clips {scores.true_motion:.3f}',

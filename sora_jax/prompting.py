@@ -8,7 +8,14 @@ import numpy as np
 from etils import epath
 from jaxtyping import Bool, UInt8
 
-from sora_jax import batch, canvas as canvas_lib, generate, provenance, tasks
+from sora_jax import (
+  batch,
+  canvas as canvas_lib,
+  experiment,
+  generate,
+  provenance,
+  tasks,
+)
 from sora_jax.data import transforms, video
 
 # Of flags that a task may leave out.
@@ -196,8 +203,8 @@ def scene_of(
   given = {name: value for name, value in given.items() if value is not None}
   name = flags.task
   if name not in TASKS:
-    known = ', '.join(TASKS)
-    raise ValueError(f'--task={name} is unknown; choose from {known}')
+    hint = experiment.nearest(name, TASKS)
+    raise ValueError(f'--task={name} is unknown{hint}')
   task = TASKS[name]
   _check_given(name, task, given)
   lines = {len(prompt.split('\n')) for prompt in prompts}

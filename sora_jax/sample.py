@@ -102,6 +102,8 @@ def read_requests(flags: types.SimpleNamespace) -> list[generate.Request]:
     prompts += [line.strip() for line in lines if line.strip()]
   if not prompts:
     raise ValueError('no prompt: give --prompt=TEXT or --prompts=FILE')
+  # A shell may break a long prompt; its lines are one sentence.
+  prompts = [' '.join(prompt.split()) for prompt in prompts]
   lines = [prompt.replace(prompting.BETWEEN_LINES, '\n') for prompt in prompts]
   return [generate.Request(p, flags.seed + i) for i, p in enumerate(lines)]
 
@@ -171,6 +173,10 @@ def write_all(
   ]
   if len(todo) < len(paths):
     print(f'{len(paths) - len(todo)} of {len(paths)} are there already')
+    for i in sorted(set(range(len(paths))) - set(todo)):
+      _tell(paths[i], known[paths[i].name])
+  if replaced := sum(paths[i].exists() for i in todo):
+    print(f'{replaced} were made otherwise, and are replaced')
   if not todo:
     return [known[path.name] for path in paths]
   lock = threading.Lock()
@@ -182,8 +188,7 @@ def write_all(
     with lock:
       known[paths[i].name] = wanted[i] | hashes
       _write_manifest(manifest, known)
-      latent = hashes['latent_sha256'][:16]
-      print(f'{paths[i]}  latent {latent}  {one_line(requests[i].prompt)}')
+      _tell(paths[i], known[paths[i].name])
 
   mesh = generate.mesh_for(len(todo), settings)
   stream = generate.Stream(networks, settings, mesh, tell=print)
@@ -195,6 +200,13 @@ def write_all(
     rows = (list(zip(*part, strict=True)) for part in parts)
     spool.spread(rows, [functools.partial(write, i) for i in group])
   return [known[path.name] for path in paths]
+
+
+def _tell(path: epath.Path, row: dict[str, Any]) -> None:
+  """Says of a line of the manifest what a reader looks for."""
+  print(
+    f'{path}  latent {row["latent_sha256"][:16]}  {one_line(row["prompt"])}'
+  )
 
 
 def _write(

@@ -65,7 +65,12 @@ def show(
     whole.append(np.concatenate(list(scene.finish([made.video]))))
     path = out / f'{name}.{"mp4" if scene.size.frames > 1 else "png"}'
     facts = sample.facts_of(made.request, label) | card
-    facts |= {'size': str(scene.size), 'latent_sha256': made.digest}
+    facts |= {
+      'size': str(scene.size),
+      'task': flags.task,
+      'scene_sha256': scene.digest,
+      'latent_sha256': made.digest,
+    }
     flags.label_prompt = label.prompt
     inputs = prompting.inputs_of(flags)
     label_lib.write(

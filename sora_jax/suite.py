@@ -14,6 +14,7 @@ from etils import epath
 from sora_jax import (
   batch,
   canvas as canvas_lib,
+  experiment,
   figures,
   generate,
   metrics,
@@ -338,10 +339,8 @@ def names_of(asked: str) -> list[str]:
   names = list(TASKS) if asked == 'tasks' else asked.split(',')
   for name in names:
     if name not in TASKS:
-      raise ValueError(
-        f'--suite={asked}: no task {name!r}; give tasks for all, or some of '
-        f'{", ".join(TASKS)}'
-      )
+      hint = experiment.nearest(name, TASKS)
+      raise ValueError(f'--suite={asked}: no task {name!r}{hint}')
   return names
 
 

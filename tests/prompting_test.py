@@ -220,7 +220,7 @@ def test_a_video_lies_in_the_middle_of_a_larger_frame(networks, files):
 @pytest.mark.parametrize(
   ('task', 'given', 'message'),
   [
-    ('anmate', {}, '--task=anmate is unknown; choose from text, animate'),
+    ('anmate', {}, '--task=anmate is unknown; nearest: animate'),
     ('animate', {}, '--task=animate takes 1 --image, not 0: it makes an image'),
     ('text', dict(image=['a.png']), 'takes 0 --image, not 1'),
     ('connect', dict(video=['a.mp4']), 'takes 2 --video, not 1'),

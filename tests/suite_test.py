@@ -140,5 +140,7 @@ def test_the_verb_prints_a_line_a_figure_and_leaves_sheets(
 def test_some_tasks_can_be_named_and_no_others():
   assert suite.names_of('tasks') == list(suite.TASKS)
   assert suite.names_of('minute,loop') == ['minute', 'loop']
-  with pytest.raises(ValueError, match="no task 'hour'; give tasks"):
+  with pytest.raises(ValueError, match="no task 'hour'; known: text,"):
     suite.names_of('minute,hour')
+  with pytest.raises(ValueError, match='nearest: loop'):
+    suite.names_of('lop')
