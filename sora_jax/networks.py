@@ -249,7 +249,7 @@ def write(path: epath.PathLike, networks: Networks, dtype: str) -> None:
   model = directory.Model(
     parts,
     networks.params,
-    sampling(config),
+    sampling(config) if set(parts) <= {*SYSTEM, 'dit_low'} else {},
     scheduler=published.scheduler(config) if 'dit' in parts else {},
     tokenizer=networks.tokenizer.files if told else {},
     index=published.index(config) if 'dit' in parts else {},
