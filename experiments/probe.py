@@ -8,8 +8,8 @@
 It is shown clips of every combination and told what is true of them and where
 actors are. `scenes` made `sora_jax/weights/probe`, by which `launch.py evaluate
 --world=scenes` scores: 35,000 clips in an hour on two CPU cores, of which half
-go to rendering. It was begun with 3,000 steps in sight, and ended after 2,200 by
-setting --config.run.steps. `scenes_more` goes on, and has not been run.
+go to rendering. It was begun with 3,000 steps in sight, and was ended after
+2,200 by --config.run.steps. `scenes_more` goes on, and has not been run.
 """
 
 from sora_jax import config as config_lib
