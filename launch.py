@@ -21,7 +21,7 @@ VERBS = {
   ),
   'train': cli.Verb(
     'sora_jax.train',
-    'Train an autoencoder, a text encoder, a DiT, a probe; resumes by itself.',
+    'Train an autoencoder, text encoder, DiT or probe; resumes by itself.',
     CONFIG,
     WORKDIR,
     cli.switch('multihost', 'join the other hosts'),

@@ -126,6 +126,7 @@ def test_the_verb_prints_a_line_a_figure_and_leaves_sheets(
     cases=COUNT,
     seed=0,
     suite='tasks',
+    world='balls',
     data=None,
     out=str(tmp_path / 'out'),
   )

@@ -284,6 +284,8 @@ def test_the_losses_of_a_step_close_over_no_array_of_the_device(
   rows = np.arange(config.data.limits.rows)
   config.data.crops, config.data.caption_dropout = ('16x16x5',), 0.0
   for stage in config_lib.Stage:
+    if stage is config_lib.Stage.PROBE:
+      config.data.world = 'scenes'
     problem = problems.PROBLEMS[stage](config, tmp_path, rows)
     shapes = nn.unbox(jax.eval_shape(problem.init, jax.random.key(0)))
     state = dict(step=np.int32(0), trainable=shapes)
