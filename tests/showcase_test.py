@@ -82,7 +82,8 @@ def test_a_clip_of_each_task_says_what_it_is(tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_the_command_of_a_task_makes_the_same_latent(tmp_path, monkeypatch):
   """As the page of the demo promises, in another process."""
-  shipped, model = networks.read(networks.SHIPPED), tmp_path / 'model'
+  shipped = networks.read(networks.SHIPPED)
+  model = epath.Path(tmp_path) / 'model'
   shipped.config.sample.steps = 2
   networks.write(model, shipped, 'float32')
   chosen = ('connect', 'replace', 'long')
