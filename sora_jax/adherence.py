@@ -31,8 +31,7 @@ class SceneScores(NamedTuple):
   decoded: Tally
   generated: Tally
   autoencoder: dict[str, float]  # from `reconstruct.scores`
-  # Of the clips, made and decoded, from the true ones, by an extractor.
-  frechet: dict[str, tuple[float, float]]
+  frechet: frechet.Distances
 
 
 def on_scenes(
@@ -71,13 +70,7 @@ def on_scenes(
     decoded=tally(decoded),
     generated=tally(made),
     autoencoder=reconstruct.scores(decoded, true),
-    frechet={
-      name: (
-        frechet.distance(features(made), truth := features(true)),
-        frechet.distance(features(decoded), truth),
-      )
-      for name, features in extractors
-    },
+    frechet=frechet.distances(extractors, made, decoded, true),
   )
 
 
@@ -102,12 +95,7 @@ def table(scores: SceneScores) -> str:
     f'the autoencoder: {told["psnr"]:.1f} dB PSNR, {told["ssim"]:.4f} SSIM, '
     f'flicker {told["flicker"]:.2f}',
   ]
-  lines += [
-    f'{name} from the true clips: made {made:.3f}, through the autoencoder '
-    f'{decoded:.3f}'
-    for name, (made, decoded) in scores.frechet.items()
-  ]
-  return '\n'.join(lines)
+  return '\n'.join(lines + frechet.lines(scores.frechet))
 
 
 def bars(scores: SceneScores) -> dict[str, plots.Bar]:

@@ -58,8 +58,7 @@ class WorldScores(NamedTuple):
   # Distance from the simulator's velocities, frame by frame, units/s.
   true_motion: float
   decoded_motion: float
-  # Of the clips, made and decoded, from the true ones, by an extractor.
-  frechet: dict[str, tuple[float, float]]
+  frechet: frechet.Distances
 
 
 def main(config: None, flags: types.SimpleNamespace) -> None:
@@ -185,13 +184,7 @@ def on_world(
     ssim=float(np.mean([metrics.ssim(a, b) for a, b in pairs])),
     true_motion=metrics.motion_error(true, truths),
     decoded_motion=metrics.motion_error(decoded, truths),
-    frechet={
-      name: (
-        frechet.distance(features(made), truth := features(true)),
-        frechet.distance(features(decoded), truth),
-      )
-      for name, features in extractors
-    },
+    frechet=frechet.distances(extractors, made, decoded, true),
   )
 
 
@@ -256,12 +249,7 @@ def world_table(scores: WorldScores) -> str:
     f'frame by frame {scores.decoded_motion:.3f} units/s off the simulator, '
     f'true clips {scores.true_motion:.3f}',
   ]
-  lines += [
-    f'{name} from the true clips: made {made:.3f}, through the autoencoder '
-    f'{decoded:.3f}'
-    for name, (made, decoded) in scores.frechet.items()
-  ]
-  return '\n'.join(lines)
+  return '\n'.join(lines + frechet.lines(scores.frechet))
 
 
 def bars(scores: WorldScores) -> dict[str, plots.Bar]:

@@ -34,6 +34,33 @@ class Extractor(NamedTuple):
   features: Callable[[Videos], Features]
 
 
+# By an extractor: of clips that were made, and of decoded ones, from true ones.
+Distances = dict[str, tuple[float, float]]
+
+
+def distances(
+  extractors: Sequence[Extractor], made: Videos, decoded: Videos, true: Videos
+) -> Distances:
+  """How far clips are from true ones, by the features of each extractor."""
+  found = {}
+  for name, features in extractors:
+    truth = features(true)
+    found[name] = (
+      distance(features(made), truth),
+      distance(features(decoded), truth),
+    )
+  return found
+
+
+def lines(found: Distances) -> list[str]:
+  """Distances as text."""
+  return [
+    f'{name} from the true clips: made {made:.3f}, through the autoencoder '
+    f'{decoded:.3f}'
+    for name, (made, decoded) in found.items()
+  ]
+
+
 def distance(
   a: Float[np.ndarray, '_n _d'], b: Float[np.ndarray, '_m _d']
 ) -> float:

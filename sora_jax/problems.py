@@ -261,13 +261,14 @@ def _check_fit(config: config_lib.Config) -> None:
 def probe_problem(
   config: config_lib.Config, workdir: epath.PathLike, rows: np.ndarray
 ) -> Problem:
-  """The judge, from scenes of which everything is known."""
+  """What scores scenes, from some of which everything is known."""
   del workdir
   data = config.data
   for name, value, wanted in (
     ('corpus', data.corpus.value, pipeline.Corpus.WORLD.value),
     ('world', data.world, 'scenes'),
     ('beside', data.beside, ''),
+    ('rendered', data.rendered, ''),
   ):
     if value != wanted:
       raise ValueError(

@@ -23,6 +23,13 @@ def model(tmp_path_factory):
   return path
 
 
+def flags_of(model, out, **given):
+  """What the command line gives by default, and some of it otherwise."""
+  flags = dict(model=str(model), out=str(out), seed=0, suite=None)
+  flags |= dict(world='balls', extractor=None, data=None)
+  return types.SimpleNamespace(**(flags | given))
+
+
 def test_true_clips_keep_their_promises_and_noise_does_not(model, one_device):
   found = networks.read(model)
   found.config.sample.text_slots = 128
@@ -52,16 +59,7 @@ def test_files_are_scored_and_a_broken_one_is_told(
     evaluate.heldout, 'loss_by_level', lambda *unused: {'0.5': 0.1, '0.9': 1.0}
   )
   out = tmp_path / 'out'
-  flags = types.SimpleNamespace(
-    model=str(model),
-    cases=1,
-    seed=0,
-    suite=None,
-    extractor=None,
-    data=str(folder),
-    out=str(out),
-    world='balls',
-  )
+  flags = flags_of(model, out, cases=1, data=str(folder))
   evaluate.main(None, flags)
   (folder / '1.mp4').write_bytes(b'')
   evaluate.main(None, flags)
@@ -95,16 +93,7 @@ def test_scenes_are_scored_by_the_probe(
     evaluate.heldout, 'loss_by_level', lambda *unused: {'0.5': 0.1, '0.9': 1.0}
   )
   out = tmp_path / 'out'
-  flags = types.SimpleNamespace(
-    model=str(model),
-    cases=22,
-    seed=0,
-    suite=None,
-    extractor=None,
-    data=None,
-    out=str(out),
-    world='scenes',
-  )
+  flags = flags_of(model, out, cases=22, world='scenes')
   evaluate.main(None, flags)
   printed = capsys.readouterr().out
   results = json.loads((out / 'scores.json').read_text())
@@ -122,9 +111,7 @@ def test_scenes_are_scored_by_the_probe(
 
 
 def test_what_would_be_scored_otherwise_than_asked_is_refused(model, tmp_path):
-  flags = types.SimpleNamespace(
-    model=str(model), out=str(tmp_path), suite='loop', world='scenes'
-  )
+  flags = flags_of(model, tmp_path, suite='loop', world='scenes')
   with pytest.raises(ValueError, match='--suite=loop scores balls, not scenes'):
     evaluate.main(None, flags)
   flags.suite = 'lop'

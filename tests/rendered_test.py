@@ -39,6 +39,14 @@ def test_frames_are_those_of_the_world_and_are_rendered_once(
     kept(tmp_path, 'joins+balls').window(0, 0, 1)
 
 
+def test_files_are_not_rendered(tmp_path):
+  config = pipeline.DataConfig(
+    corpus=pipeline.Corpus.FOLDER, rendered=str(tmp_path)
+  )
+  with pytest.raises(ValueError, match='a corpus of folder is not rendered'):
+    pipeline.check(config)
+
+
 def test_other_code_renders_anew(tmp_path, monkeypatch):
   kept(tmp_path).window(0, 0, 1)
   worlds = tmp_path / 'worlds'

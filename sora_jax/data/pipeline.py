@@ -75,6 +75,11 @@ def check(config: DataConfig) -> None:
       f'data.beside={config.beside}: a corpus of {config.corpus.value} stands '
       'alone; put all files into one folder, and name it in data.path'
     )
+  if config.rendered and config.corpus is not Corpus.WORLD:
+    raise ValueError(
+      f'data.rendered={config.rendered}: a corpus of {config.corpus.value} is '
+      'not rendered; leave it empty'
+    )
   for name in ('workers', 'prefetch'):
     if getattr(config, name) < 0:
       raise ValueError(f'data.{name}={getattr(config, name)} must be 0 or more')
