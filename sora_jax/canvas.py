@@ -35,6 +35,8 @@ class Canvas(NamedTuple):
   loop: bool = False
   # What a network that has channels for it sees beside the noise.
   beside: Float[np.ndarray, 'F h w K'] | None = None
+  # Of two stories that are told at once, how much each latent is of the second.
+  second: Float[np.ndarray, ' F'] | None = None
 
   @property
   def lines(self) -> int:
@@ -52,6 +54,7 @@ class CanvasTokens(NamedTuple):
   text_of: Int[np.ndarray, ' N']
   group: Int[np.ndarray, ' N']  # tokens of one group start at one level
   first: Int[np.ndarray, ' G']  # the first token of each group
+  second: Float[np.ndarray, ' N'] | None = None
 
 
 Latent = Float[np.ndarray, 'K h w C']
@@ -183,6 +186,32 @@ def storyboard(canvas: Canvas, starts: Sequence[int]) -> Canvas:
   return canvas._replace(text_of=text_of.astype(np.int32))
 
 
+def two_stories(canvas: Canvas) -> Canvas:
+  """Lets two known ends that share nothing lead into one another.
+
+  The canvas is painted twice at once: as the first end that goes on, by the
+  first line of the prompt, and as the last one that begins earlier, by the
+  second line. Neither sees the other end, so each moves on as clips do, and
+  what lies between them is blended from the one to the other at every step, as
+  overlapping windows are in MultiDiffusion (arXiv:2302.08113).
+
+  Raises:
+    ValueError: one of the ends is not known, or nothing lies between.
+  """
+  made = np.flatnonzero(canvas.start.any(axis=(1, 2)))
+  if not made.size or made[0] == 0 or made[-1] == len(canvas.start) - 1:
+    raise ValueError(
+      'canvas: two stories need a known beginning, a known end and something '
+      'between them'
+    )
+  second = np.zeros(len(canvas.start), np.float32)
+  second[made[0] : made[-1] + 1] = np.linspace(0, 1, made[-1] - made[0] + 1)
+  second[made[-1] + 1 :] = 1
+  line = 1 + (second >= 0.5)[:, None, None].astype(np.int32)
+  text_of = np.broadcast_to(line, canvas.start.shape)
+  return canvas._replace(second=second, text_of=text_of)
+
+
 def line_of(
   frame: Int[np.ndarray, ' F'], starts: Sequence[int]
 ) -> Int[np.ndarray, ' F']:
@@ -203,8 +232,13 @@ def validate(canvas: Canvas) -> Canvas:
       are not finite, or lines that are not counted from 1.
   """
   size = canvas.known.shape[:3]
-  fits = {'start': size, 'text_of': size, 'position': size[:1]}
-  for name, wanted in (fits | {'index': size[:1]}).items():
+  fits = {'start': size, 'text_of': size}
+  per_frame = (
+    'position',
+    'index',
+    *(() if canvas.second is None else ('second',)),
+  )
+  for name, wanted in (fits | dict.fromkeys(per_frame, size[:1])).items():
     shape = getattr(canvas, name).shape
     if shape != wanted:
       raise ValueError(
@@ -249,7 +283,10 @@ def to_tokens(canvas: Canvas, patch: tokens.Patch) -> CanvasTokens:
     frame[:: patch[0]][place[:, 0]],
     place[:, 1:],
   ])
-  _, first, group = np.unique(start, return_index=True, return_inverse=True)
+  second = None if canvas.second is None else at(canvas.second)[:, 0]
+  # Ends of two stories are known to one of them each, so groups of their own.
+  apart = start if second is None else start - (start == 0) * second
+  _, first, group = np.unique(apart, return_index=True, return_inverse=True)
   return CanvasTokens(
     known=fold(canvas.known),
     start=start,
@@ -258,4 +295,5 @@ def to_tokens(canvas: Canvas, patch: tokens.Patch) -> CanvasTokens:
     text_of=text_of[:, 0],
     group=group.astype(np.int32),
     first=first.astype(np.int32),
+    second=second,
   )

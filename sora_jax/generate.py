@@ -467,7 +467,7 @@ def to_rows(
   """
   layout = canvases[0]
   for request, canvas in zip(requests, canvases, strict=True):
-    for name in ('start', 'text_of', 'position', 'index', 'loop'):
+    for name in ('start', 'text_of', 'position', 'index', 'loop', 'second'):
       if not np.array_equal(getattr(canvas, name), getattr(layout, name)):
         raise ValueError(
           f'{request.prompt!r} has a canvas of another {name} than the first '

@@ -126,11 +126,14 @@ def _walk(
   wrap: int = 0,
 ) -> samplers.Walk:
   """A micro-batch from its noise to its latents."""
-  noise = functools.partial(_noise, shared.plan, rows.seed)
-  start = jnp.broadcast_to(shared.plan.start, rows.known.shape[:2])
+  plan, clips = shared.plan, len(rows.seed)
+  stories = 1 if plan.second is None else 2
+  rows = jax.tree.map(lambda x: jnp.repeat(x, stories, axis=0), rows)
+  noise = functools.partial(_noise, plan, rows.seed)
+  start = jnp.tile(_starts(plan), (clips, 1))
   is_known, drawn = (start == 0)[..., None], noise('noise')
   if settings.one_level:
-    start = jnp.where(start == 0, shared.plan.start.max(), start)
+    start = jnp.where(start == 0, plan.start.max(), start)
 
   def noised(x, level):
     """Known tokens are as noisy as the others, where they must be."""
@@ -150,7 +153,25 @@ def _walk(
   )
   if settings.one_level:
     walk = walk._replace(x=jnp.where(is_known, rows.known, walk.x))
+  if plan.second is not None:
+    first, second = walk.x[0::2], walk.x[1::2]
+    walk = walk._replace(x=jnp.where(plan.second[:, None] < 0.5, first, second))
   return walk
+
+
+def _starts(plan: canvas_lib.CanvasTokens) -> Float[Array, 'S N']:
+  """Levels that each of S stories starts from; one knows its own end only."""
+  if plan.second is None:
+    return jnp.asarray(plan.start)[None]
+  own = plan.second == np.arange(2)[:, None]
+  return jnp.where(own, plan.start, plan.start.max())
+
+
+def _lines(plan: canvas_lib.CanvasTokens) -> Int[Array, 'S N']:
+  """Lines of the prompt that each of S stories listens to."""
+  if plan.second is None:
+    return jnp.asarray(plan.text_of)[None]
+  return jnp.broadcast_to(1 + np.arange(2)[:, None], (2, len(plan.start)))
 
 
 def on_each_device(
@@ -278,8 +299,7 @@ def _told(
 
 def _velocity(settings: Settings, shared: Shared) -> samplers.VelocityFn:
   """Guided velocity of a micro-batch by its clean data."""
-  ways, levels = _ways(settings), shared.levels
-  rule = guidance.RULES[settings.guidance_rule]
+  ways, plan = _ways(settings), shared.plan
 
   def velocity_fn(clean, x, level):
     velocity = flow.to_velocity(
@@ -288,23 +308,44 @@ def _velocity(settings: Settings, shared: Shared) -> samplers.VelocityFn:
       jnp.repeat(level, ways, axis=0),
       flow.Prediction.X0,
     )
-    if ways == 1:
-      return velocity
-    scale = jnp.float32(settings.guidance)
-    if settings.boundary:
-      told = _told(level, levels, shared.times).max()
-      scale = jnp.where(
-        told < settings.boundary, settings.guidance_below, scale
-      )
-    scale = guidance.within(
-      scale, level, settings.guidance_low, settings.guidance_high
-    )
-    velocity = rule(velocity[0::2], velocity[1::2], scale)
-    if settings.guidance_rule == 'zero_star':
-      velocity = jnp.where(level[..., None] > levels[1], 0.0, velocity)
-    return velocity
+    if ways == 2:
+      velocity = _guided(settings, shared, velocity, level)
+    return velocity if plan.second is None else _blended(plan, velocity)
 
   return velocity_fn
+
+
+def _guided(
+  settings: Settings,
+  shared: Shared,
+  velocity: Float[Array, 'R N P'],
+  level: Float[Array, 'm N'],
+) -> Float[Array, 'm N P']:
+  """One velocity of that with the prompt and that without."""
+  levels = shared.levels
+  scale = jnp.float32(settings.guidance)
+  if settings.boundary:
+    told = _told(level, levels, shared.times).max()
+    scale = jnp.where(told < settings.boundary, settings.guidance_below, scale)
+  scale = guidance.within(
+    scale, level, settings.guidance_low, settings.guidance_high
+  )
+  rule = guidance.RULES[settings.guidance_rule]
+  velocity = rule(velocity[0::2], velocity[1::2], scale)
+  if settings.guidance_rule == 'zero_star':
+    velocity = jnp.where(level[..., None] > levels[1], 0.0, velocity)
+  return velocity
+
+
+def _blended(
+  plan: canvas_lib.CanvasTokens, velocity: Float[Array, 'm N P']
+) -> Float[Array, 'm N P']:
+  """Velocities of two stories a clip, which are one between their ends."""
+  first, second = velocity[0::2], velocity[1::2]
+  share, made = plan.second[:, None], (plan.start > 0)[:, None]
+  between = (1 - share) * first + share * second
+  blend = lambda own: jnp.where(made, between, own)
+  return jnp.stack([blend(first), blend(second)], 1).reshape(velocity.shape)
 
 
 def _turned(
@@ -330,6 +371,7 @@ def _pack(plan: canvas_lib.CanvasTokens, rows: Rows, ways: int) -> batch.Pack:
   each = lambda x: jnp.broadcast_to(x, (count, *np.shape(x)))
   text = lambda x: x[:, :ways].reshape(count, *x.shape[2:])
   ones = np.ones(len(plan.start), np.int32)
+  lines = _lines(plan)
   return batch.Pack(
     tokens=None,
     position=each(plan.position),
@@ -339,7 +381,9 @@ def _pack(plan: canvas_lib.CanvasTokens, rows: Rows, ways: int) -> batch.Pack:
     group_clip=each(np.ones(len(plan.first), np.int32)),
     group_index=each(np.arange(len(plan.first), dtype=np.int32)),
     group_clean=None,
-    text_of=each(plan.text_of),
+    text_of=jnp.repeat(
+      jnp.tile(lines, (count // ways // len(lines), 1)), ways, 0
+    ),
     text_segment=text(rows.text_segment),
     draw=None,
     tokens_in_clip=None,

@@ -95,8 +95,8 @@ def _extend_backwards(asked: Asked) -> tasks.Scene:
 def _connect(asked: Asked) -> tasks.Scene:
   _check_same_size('video', asked.video[0], asked.video[1])
   one, other = asked.clips()
-  scene = tasks.connect(asked.encoder(), one, other, asked.frames, asked.keep)
-  return spoken(scene, asked.lines)
+  known = one, other, asked.frames, asked.keep
+  return tasks.connect(asked.encoder(), *known, asked.lines)
 
 
 def _loop(asked: Asked) -> tasks.Scene:

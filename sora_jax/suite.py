@@ -193,8 +193,9 @@ def connect(studio: Studio) -> Result:
     size = studio.settings.size._replace(frames=len(smooth.position))
     cubics.append(joins.render(smooth, size))
     one, other = cases.videos[i][:head], cases.videos[k][cut:]
-    scene = tasks.connect(studio.encode, one, other, between, latents=2)
-    scenes.append(prompting.spoken(scene, 2))
+    scenes.append(
+      tasks.connect(studio.encode, one, other, between, latents=2, lines=2)
+    )
     prompts.append(f'{cases.captions[i]}\n{cases.captions[k]}')
   made = studio.paint(scenes, prompts)
   cubics = studio.decode(cubics)

@@ -184,12 +184,19 @@ def extend_backwards(
 
 
 def connect(
-  encode: Encode, one: Video, other: Video, frames: int, latents: int
+  encode: Encode,
+  one: Video,
+  other: Video,
+  frames: int,
+  latents: int,
+  lines: int = 1,
 ) -> Scene:
   """Two clips, and frames between them that lead across.
 
   The other clip's first frame closes the last latent that is made, so there
-  are 4 k - 1 frames between them: `frames`, or up to 3 more.
+  are 4 k - 1 frames between them: `frames`, or up to 3 more. With one line of
+  prompt they are two parts of one clip; with `lines` of 2 each is of its own,
+  see `canvas.two_stories`.
 
   Raises:
     ValueError: clips of two sizes, or one that is too short.
@@ -208,6 +215,8 @@ def connect(
     {0: encode(last), at: encode(first)[1:]},
     4 * (at + latents) - 3,
   )
+  if lines == 2:
+    scene = scene._replace(canvas=canvas_lib.two_stories(scene.canvas))
   return scene._replace(before=one[: len(one) - head], after=other[tail:])
 
 
