@@ -4,13 +4,14 @@ They are kept as a model directory (`weights/directory.py`) or as the working
 directory of a run, whose last good checkpoint then speaks, by its average.
 """
 
+import functools
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jaxtyping import Array, Key
@@ -41,6 +42,15 @@ KINDS = {
   'probe': ('probe', probe.init),
 }
 SYSTEM = ('dit', 'text', 'autoencoder')  # what makes clips; the probe judges
+
+
+class Weights(NamedTuple):
+  """A network whose parameters are not read until they have a place."""
+
+  boxed: Params  # abstract, with their logical axes
+  # Shardings -> parameters. Of a model directory, each device is handed its own
+  # part, and no more is read for it.
+  place: Callable[[Params], Params]
 
 
 class Networks(NamedTuple):
@@ -266,7 +276,7 @@ def sampling(config: config_lib.Config) -> dict[str, Any]:
 
 
 def read_frozen(config: config_lib.Config) -> dict[str, Params]:
-  """Networks that a run only reads; their configs enter `config`.
+  """Networks that a run only reads, on the host; their configs enter `config`.
 
   Raises:
     ValueError: there is no autoencoder, or what was read is not what it
@@ -286,7 +296,7 @@ def read_frozen(config: config_lib.Config) -> dict[str, Params]:
       found = read(place)
       if name not in found.params:
         raise ValueError(f'{name}_from={place} has no {name}')
-      frozen[name] = jax.tree.map(jnp.asarray, found.params[name])
+      frozen[name] = found.params[name]
       setattr(config, field(name), getattr(found.config, field(name)))
   check_statistics(config, config.autoencoder_from)
   return frozen
@@ -341,7 +351,7 @@ def config_digest(networks: Networks, cache: float) -> str:
 
 def read_start(
   config: config_lib.Config, names: tuple[str, ...]
-) -> dict[str, Params]:
+) -> dict[str, Weights]:
   """Weights to start a run from, where `init_from` names some.
 
   Raises:
@@ -349,18 +359,34 @@ def read_start(
   """
   if not config.init_from:
     return {}
-  found = read(config.init_from)
-  start = {k: v for k, v in found.params.items() if k in names}
+  path = epath.Path(config.init_from)
+  if directory.is_model(path):
+    model = directory.describe(path)
+    theirs = _config_of(model, path)
+    found = {
+      name: functools.partial(directory.read_params, path, name, part)
+      for name, part in model.configs.items()
+    }
+  else:
+    theirs, params, _ = read(path)
+    found = {
+      name: functools.partial(jax.device_put, tree, may_alias=False)
+      for name, tree in params.items()
+    }
+  start = {name: find for name, find in found.items() if name in names}
   if not start:
     raise ValueError(
       f'init_from={config.init_from} has none of {", ".join(names)}'
     )
-  for name, params in start.items():
-    expected = sharding.unbox(abstract(config, name))
-    shapes = lambda tree: jax.tree.map(lambda x: tuple(x.shape), tree)
-    if shapes(expected) != shapes(params):
+  for name in start:
+    if _shapes(config, name) != _shapes(theirs, name):
       raise ValueError(
         f'init_from={config.init_from}: its {name} has other shapes than '
         f'{field(name)} of this config'
       )
-  return start
+  return {k: Weights(abstract(config, k), place) for k, place in start.items()}
+
+
+def _shapes(config: config_lib.Config, name: str) -> Any:
+  tree = sharding.unbox(abstract(config, name))
+  return jax.tree.map(lambda leaf: leaf.shape, tree)

@@ -305,6 +305,7 @@ def _feature_fn(
   if params is None:
     return None
   slots = config.data.limits.text
+  params = jax.device_put(params)
 
   @jax.jit
   def encode(params, ids):

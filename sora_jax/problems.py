@@ -36,15 +36,16 @@ class Problem(NamedTuple):
   """What one of the stages trains."""
 
   init: Callable[[Key[Array, '']], Params]  # boxed trainable parameters
-  start: Params  # weights that replace what `init` draws, by network
-  frozen: Params
+  # What replaces what `init` draws, by network.
+  start: dict[str, networks_lib.Weights]
+  frozen: Params  # on the host, and on every device
   # (state, trainable, batch) -> loss sum, count, sums. It closes over no array:
   # the compiler would fetch it from the device, which the loop forbids.
   loss: Loss
   judge_loss: Loss | None  # the same of the discriminator's parameters
   make_batch: Callable[[int], Any]  # step -> this host's rows of its batch
-  # Of `frozen`, abstract and boxed, what is shared out over devices.
-  frozen_boxed: Params = {}
+  # What adapters lie beside; also frozen, but shared out over devices.
+  adapted: dict[str, networks_lib.Weights] = {}
 
 
 def autoencoder_problem(
@@ -173,11 +174,10 @@ def diffusion_problem(
   names = ('dit',) if 'text' in frozen else ('dit', 'text')
   start = networks_lib.read_start(config, names)
   batches = _packs(config, frozen, workdir, rows)
-  init, boxed = networks_lib.make_init(config, names), {}
-  if adapted := config.lora.rank > 0:
+  init, adapted = networks_lib.make_init(config, names), {}
+  if config.lora.rank:
     _check_adapters(config, names, start)
-    boxed = {'dit': networks_lib.abstract(config, 'dit')}
-    frozen, start = frozen | start, {}
+    start, adapted = {}, start
     init = networks_lib.make_adapters(config)
 
   def loss(state, trainable, pack):
@@ -200,12 +200,14 @@ def diffusion_problem(
     loss=loss,
     judge_loss=None,
     make_batch=batches,
-    frozen_boxed=boxed,
+    adapted=adapted,
   )
 
 
 def _check_adapters(
-  config: config_lib.Config, names: tuple[str, ...], start: Params
+  config: config_lib.Config,
+  names: tuple[str, ...],
+  start: dict[str, networks_lib.Weights],
 ) -> None:
   """Raises ValueError unless all that adapters lie beside is given."""
   if names != ('dit',):

@@ -33,6 +33,7 @@ def initialise(
   transform: optax.GradientTransformation,
   key: Key[Array, ''],
   *,
+  start: Params,
   frozen: Params,
   judge: optax.GradientTransformation | None = None,
 ) -> State:
@@ -42,11 +43,12 @@ def initialise(
     init: Key to boxed parameters.
     transform: The optimizer.
     key: The run's root key.
+    start: Parameters that replace what `init` draws, by network.
     frozen: Parameters to read, possibly {}.
     judge: The discriminator's optimizer, or None where there is none.
   """
   key_params, key_judge = jax.random.split(key)
-  trainable = sharding.unbox(init(key_params))
+  trainable = sharding.unbox(init(key_params)) | start
   state = dict(
     step=jnp.zeros((), jnp.int32),
     trainable=trainable,

@@ -285,18 +285,24 @@ def _start(
   transform = optimizer.make_optimizer(config.optim, config.run.steps)
   has_judge = problem.judge_loss is not None
 
-  def create(key, frozen):
+  def create(key, start, frozen):
     return state_lib.initialise(
       problem.init,
       transform,
       key,
+      start=start,
       frozen=frozen,
       judge=transform if has_judge else None,
     )
 
   key = jax.random.key(config.seed)
-  shape = jax.eval_shape(create, key, problem.frozen)
-  where = state_lib.shardings(problem.init, shape, mesh, problem.frozen_boxed)
+  start, adapted = (
+    {name: weights.boxed for name, weights in part.items()}
+    for part in (problem.start, problem.adapted)
+  )
+  frozen = problem.frozen | sharding.unbox(adapted)
+  shape = jax.eval_shape(create, key, sharding.unbox(start), frozen)
+  where = state_lib.shardings(problem.init, shape, mesh, adapted)
   step_fn = jax.jit(
     make_step(config, problem, transform),
     donate_argnums=0,
@@ -308,17 +314,25 @@ def _start(
     _tell(_memory(config, problem, step_fn, wanted, mesh))
   restored = store.restore(wanted)
   if restored is None:
-    state = jax.jit(create, out_shardings=where)(key, problem.frozen)
-    for name in ('trainable', 'ema'):
-      # Copies, because the step donates both.
-      placed = jax.device_put(
-        state[name] | problem.start, where[name], may_alias=False
-      )
-      state[name] = placed
+    given = _given(problem, where)
+    state = jax.jit(create, out_shardings=where)(key, *given)
   else:
     logging.info('going on from step %d', restored.step)
     state = restored.state
   return state, step_fn
+
+
+def _given(problem: Problem, where: State) -> tuple[Params, Params]:
+  """What a run starts from and what it only reads, where these shall lie."""
+  start = {k: w.place(where['trainable'][k]) for k, w in problem.start.items()}
+  # Copies, because the step donates its state.
+  frozen = {
+    k: jax.device_put(tree, where['frozen'][k], may_alias=False)
+    for k, tree in problem.frozen.items()
+  }
+  for name, weights in problem.adapted.items():
+    frozen[name] = weights.place(where['frozen'][name])
+  return start, frozen
 
 
 def _memory(

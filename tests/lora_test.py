@@ -178,15 +178,16 @@ def test_what_is_adapted_is_shared_out_over_devices(place, tmp_path):
   config.mesh.fsdp = 8
   mesh = sharding.make_mesh(config.mesh)
   problem = problems.diffusion_problem(config, tmp_path, np.arange(8))
+  boxed = {name: weights.boxed for name, weights in problem.adapted.items()}
   with sharding.use(mesh):
     state = jax.eval_shape(
       lambda key, frozen: dict(
         trainable=sharding.unbox(problem.init(key)), frozen=frozen
       ),
       jax.random.key(0),
-      problem.frozen,
+      sharding.unbox(boxed),
     )
-    where = state_lib.shardings(problem.init, state, mesh, problem.frozen_boxed)
+    where = state_lib.shardings(problem.init, state, mesh, boxed)
   kernel = where['frozen']['dit']['blocks']['attn1']['to_q']['kernel']
   assert 'fsdp' in kernel.spec
   adapter = where['trainable']['lora']['blocks']['attn1']['to_q']

@@ -42,7 +42,9 @@ def write_run(path, config, trained, frozen):
   transform = optimizer.make_optimizer(config.optim, config.run.steps)
   init = networks.make_init(config, trained)
   state = jax.jit(
-    lambda key: state_lib.initialise(init, transform, key, frozen=frozen)
+    lambda key: state_lib.initialise(
+      init, transform, key, start={}, frozen=frozen
+    )
   )(jax.random.key(0))
   state['ema'] = jax.tree.map(lambda x: x + 1, state['ema'])
   values = {'config': config_lib.to_dict(config)}

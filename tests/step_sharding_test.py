@@ -35,11 +35,11 @@ def run(problem, mesh):
   config, stage = problem
   transform = optimizer.make_optimizer(config.optim, config.run.steps)
   create = lambda key, frozen: state_lib.initialise(
-    stage.init, transform, key, frozen=frozen
+    stage.init, transform, key, start={}, frozen=frozen
   )
   key = jax.random.key(config.seed)
   shape = jax.eval_shape(create, key, stage.frozen)
-  where = state_lib.shardings(stage.init, shape, mesh, stage.frozen_boxed)
+  where = state_lib.shardings(stage.init, shape, mesh, frozen={})
   with sharding.use(mesh):
     state = jax.jit(create, out_shardings=where)(key, stage.frozen)
     first = jax.device_get(state['trainable'])
@@ -96,10 +96,12 @@ def test_fsdp_shares_out_parameters_averages_and_moments(problem, sizes):
   config, stage = problem
   transform = optimizer.make_optimizer(config.optim, config.run.steps)
   shape = jax.eval_shape(
-    lambda key: state_lib.initialise(stage.init, transform, key, frozen={}),
+    lambda key: state_lib.initialise(
+      stage.init, transform, key, start={}, frozen={}
+    ),
     jax.random.key(0),
   )
-  where = state_lib.shardings(stage.init, shape, mesh, stage.frozen_boxed)
+  where = state_lib.shardings(stage.init, shape, mesh, frozen={})
   count = mesh.shape['fsdp']
   for tree in (where['trainable'], where['ema'], where['opt'][1][0].nu):
     kernel = tree['dit']['blocks']['ffn']['linear_1']['kernel']

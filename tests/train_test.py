@@ -23,6 +23,7 @@ from sora_jax import (
   state as state_lib,
   train,
 )
+from sora_jax.weights import tensors
 
 pytestmark = pytest.mark.usefixtures('cached_compilation')
 
@@ -59,7 +60,12 @@ def linear_problem(bad=(), empty=(), order=None, weights=WEIGHTS, start=None):
 
   return problems.Problem(
     init=init,
-    start=start or {},
+    start={
+      name: networks.Weights(
+        tree, lambda where, tree=tree: jax.device_put(tree, where)
+      )
+      for name, tree in (start or {}).items()
+    },
     frozen={},
     loss=loss,
     judge_loss=None,
@@ -316,12 +322,38 @@ def test_the_diffusion_loss_falls_on_a_small_corpus(
 
 def test_a_run_starts_from_the_networks_of_a_model(config, places, tmp_path):
   config.init_from = str(places / 'model')
-  problem = problems.diffusion_problem(config, tmp_path, np.arange(8))
+  start = problems.diffusion_problem(config, tmp_path, np.arange(8)).start
   model = networks.read(places / 'model')
-  assert_same(problem.start, {k: model.params[k] for k in ('dit', 'text')})
+  read = {name: weights.place(None) for name, weights in start.items()}
+  assert_same(read, {k: model.params[k] for k in ('dit', 'text')})
   config.init_from = str(places / 'dit_alone')
+  start = problems.diffusion_problem(config, tmp_path, np.arange(8)).start
+  assert set(start) == {'dit'}
+
+
+def test_each_device_reads_its_own_part_of_what_a_run_starts_from(
+  config, places, tmp_path, monkeypatch
+):
+  config.init_from, config.mesh.fsdp = str(places / 'model'), 8
+  model = networks.read(places / 'model').params
   problem = problems.diffusion_problem(config, tmp_path, np.arange(8))
-  assert_same(problem.start, {'dit': model.params['dit']})
+  problem = problem._replace(frozen={})
+  boxed = {name: weights.boxed for name, weights in problem.start.items()}
+  where = sharding.param_shardings(boxed, sharding.make_mesh(config.mesh))
+  sizes, read = [], tensors.read
+
+  def counted(*asked):
+    sizes.append((part := read(*asked)).size)
+    return part
+
+  monkeypatch.setattr(tensors, 'read', counted)
+  start, _ = train._given(problem, dict(trainable=where))
+  assert_same(start, {name: model[name] for name in start})
+  leaves = jax.tree.leaves(start)
+  # What is of every device is read once for all of them.
+  own = [1 if leaf.is_fully_replicated else 8 for leaf in leaves]
+  part = [leaf.addressable_shards[0].data.size for leaf in leaves]
+  assert sum(sizes) == sum(np.multiply(own, part))
 
 
 def test_a_decoder_that_is_trained_alone_keeps_the_scales_of_its_latents(
