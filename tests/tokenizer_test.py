@@ -1,5 +1,6 @@
 """Captions become the ids that a model's own tokenizer says."""
 
+import io
 import json
 
 import pytest
@@ -47,6 +48,38 @@ def test_words_are_cleaned_and_looked_up():
   ids = found.encode(' a  red\nball &amp;amp; a blue ball', 9)
   assert ids == [3, 4, 5, 6, 3, 2, 5, 1]
   assert found.encode('', 9) == [1]
+
+
+CORPUS = 'a red ball rolls to the left and a blue ball flies up'.split()
+
+
+def pieces_file():
+  """Pieces of words, as those of T5: 0 pads, 1 ends."""
+  library = pytest.importorskip('sentencepiece')
+  out = io.BytesIO()
+  library.SentencePieceTrainer.train(
+    sentence_iterator=iter(CORPUS * 5),
+    model_writer=out,
+    vocab_size=25,
+    pad_id=0,
+    eos_id=1,
+    unk_id=2,
+    bos_id=-1,
+    minloglevel=2,
+  )
+  return {tokenizer.PIECES: out.getvalue()}
+
+
+def test_pieces_are_those_of_transformers(tmp_path):
+  transformers = pytest.importorskip('transformers')
+  files = pieces_file()
+  found = tokenizer.from_files(files, 'here')
+  captions = ['a red ball', ' a  blue ball rolls\nleft ', 'the ball', '']
+  (tmp_path / tokenizer.PIECES).write_bytes(files[tokenizer.PIECES])
+  theirs = transformers.T5Tokenizer.from_pretrained(tmp_path)
+  expected = theirs([tokenizer.clean(c) for c in captions]).input_ids
+  assert [found.encode(c, 64) for c in captions] == expected
+  assert expected[-1] == [1]
 
 
 def test_captions_that_do_not_fit_are_refused_and_not_cut():
