@@ -204,9 +204,12 @@ def two_stories(canvas: Canvas) -> Canvas:
       'canvas: two stories need a known beginning, a known end and something '
       'between them'
     )
+  first, last = made[0], made[-1]
   second = np.zeros(len(canvas.start), np.float32)
-  second[made[0] : made[-1] + 1] = np.linspace(0, 1, made[-1] - made[0] + 1)
-  second[made[-1] + 1 :] = 1
+  second[first : last + 1] = (
+    np.linspace(0, 1, last - first + 1) if last > first else 0.5
+  )
+  second[last + 1 :] = 1
   line = 1 + (second >= 0.5)[:, None, None].astype(np.int32)
   text_of = np.broadcast_to(line, canvas.start.shape)
   return canvas._replace(second=second, text_of=text_of)
@@ -233,12 +236,10 @@ def validate(canvas: Canvas) -> Canvas:
   """
   size = canvas.known.shape[:3]
   fits = {'start': size, 'text_of': size}
-  per_frame = (
-    'position',
-    'index',
-    *(() if canvas.second is None else ('second',)),
-  )
-  for name, wanted in (fits | dict.fromkeys(per_frame, size[:1])).items():
+  fits |= {'position': size[:1], 'index': size[:1]}
+  if canvas.second is not None:
+    fits['second'] = size[:1]
+  for name, wanted in fits.items():
     shape = getattr(canvas, name).shape
     if shape != wanted:
       raise ValueError(

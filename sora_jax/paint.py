@@ -155,7 +155,8 @@ def _walk(
     walk = walk._replace(x=jnp.where(is_known, rows.known, walk.x))
   if plan.second is not None:
     first, second = walk.x[0::2], walk.x[1::2]
-    walk = walk._replace(x=jnp.where(plan.second[:, None] < 0.5, first, second))
+    nearer = plan.second[None, :, None] < 0.5
+    walk = walk._replace(x=jnp.where(nearer, first, second))
   return walk
 
 
@@ -163,8 +164,9 @@ def _starts(plan: canvas_lib.CanvasTokens) -> Float[Array, 'S N']:
   """Levels that each of S stories starts from; one knows its own end only."""
   if plan.second is None:
     return jnp.asarray(plan.start)[None]
-  own = plan.second == np.arange(2)[:, None]
-  return jnp.where(own, plan.start, plan.start.max())
+  other = plan.start.max()
+  own = [jnp.where(plan.second == end, plan.start, other) for end in (0, 1)]
+  return jnp.stack(own)
 
 
 def _lines(plan: canvas_lib.CanvasTokens) -> Int[Array, 'S N']:
@@ -342,7 +344,8 @@ def _blended(
 ) -> Float[Array, 'm N P']:
   """Velocities of two stories a clip, which are one between their ends."""
   first, second = velocity[0::2], velocity[1::2]
-  share, made = plan.second[:, None], (plan.start > 0)[:, None]
+  share = plan.second[None, :, None]
+  made = (plan.start > 0)[None, :, None]
   between = (1 - share) * first + share * second
   blend = lambda own: jnp.where(made, between, own)
   return jnp.stack([blend(first), blend(second)], 1).reshape(velocity.shape)

@@ -85,6 +85,22 @@ def test_a_storyboard_speaks_to_its_own_frames():
   np.testing.assert_array_equal(cut.text_of, np.repeat([1, 2, 2, 2, 3], 6))
 
 
+def test_two_stories_are_told_from_either_end():
+  pieces = {0: latent(2), 5: latent(2)[1:]}
+  painted = canvas.two_stories(canvas.keyframes(pieces, 6))
+  np.testing.assert_allclose(painted.second, [0, 0, 0, 0.5, 1, 1])
+  np.testing.assert_array_equal(painted.text_of[:, 0, 0], [1, 1, 1, 2, 2, 2])
+  cut = canvas.to_tokens(painted, PATCH)
+  np.testing.assert_array_equal(cut.second, np.repeat(painted.second, 6))
+  # Each end is known to one story alone, so they are no group.
+  assert len(cut.first) == 3
+  ends = cut.group[0], cut.group[-1], cut.group[2 * 6]
+  assert len(set(map(int, ends))) == 3
+
+  one = canvas.keyframes({0: latent(2), 3: latent(1)}, 4)
+  np.testing.assert_allclose(canvas.two_stories(one).second, [0, 0, 0.5, 1])
+
+
 def spoiled(name):
   painted = canvas.text_to_video(2, 4, 6, 3)
   if name == 'level':
@@ -148,6 +164,10 @@ def test_what_cannot_be_sampled_is_refused_by_name(name, message):
     (
       lambda: canvas.storyboard(canvas.text_to_video(3, 4, 6, 3), [0, 3]),
       r'start at \[0, 3\]; they must rise from 0 within 3',
+    ),
+    (
+      lambda: canvas.two_stories(canvas.keyframes({0: latent(2)}, 4)),
+      'two stories need a known beginning, a known end',
     ),
     (lambda: canvas.text_to_video(0, 4, 6, 3), r'\(0, 4, 6\)'),
   ],

@@ -258,6 +258,28 @@ def test_each_part_of_a_storyboard_listens_to_its_own_line(networks):
     list(generate.sample(networks, [plain._replace(canvas=painted)], settings))
 
 
+def test_two_stories_are_each_their_own_and_blended_between(networks):
+  settings = SETTINGS._replace(size=batch.Size(32, 32, 17), steps=1)
+  make = lambda *request: (
+    next(
+      generate.sample(networks, [generate.Request(*request)], settings)
+    ).latent
+  )
+  size = generate.blank(networks.config, settings.size).known.shape
+  draw = np.random.default_rng(0).normal(size=(2, 1, *size[1:]))
+  head, tail = draw.astype(np.float32)
+  both = canvas.two_stories(canvas.keyframes({0: head, 4: tail}, 5))
+  made = make('a red ball\na blue cube', 7, both)
+  # In a single step neither can have heard of the other.
+  one = make('a red ball', 7, canvas.keyframes({0: head}, 5))
+  other = make('a blue cube', 7, canvas.keyframes({4: tail}, 5))
+  share = np.array([0, 0.5, 1])[:, None, None, None]
+  between = (1 - share) * one[1:4] + share * other[1:4]
+  np.testing.assert_allclose(made[1:4], between, rtol=0, atol=2e-5)
+  np.testing.assert_array_equal(made[[0, 4]], np.concatenate([head, tail]))
+  assert np.abs(one[2] - other[2]).max() > 0.1
+
+
 def test_a_loop_has_no_image_latent_and_is_turned(networks, monkeypatch):
   request = generate.Request('a ball', 7, canvas.loop(3, 4, 4, 4))
   (made,) = generate.sample(networks, [request], SETTINGS)
