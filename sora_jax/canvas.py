@@ -196,15 +196,17 @@ def two_stories(canvas: Canvas) -> Canvas:
   overlapping windows are in MultiDiffusion (arXiv:2302.08113).
 
   Raises:
-    ValueError: one of the ends is not known, or nothing lies between.
+    ValueError: one of the ends is not known, or what lies between them is not
+      all made from noise.
   """
   made = np.flatnonzero(canvas.start.any(axis=(1, 2)))
-  if not made.size or made[0] == 0 or made[-1] == len(canvas.start) - 1:
+  first, last = made[[0, -1]] if made.size else (0, 0)
+  ends = 0 < first <= last < len(canvas.start) - 1
+  if not ends or (canvas.start[first : last + 1] < 1).any():
     raise ValueError(
-      'canvas: two stories need a known beginning, a known end and something '
-      'between them'
+      'canvas: two stories need a known beginning, a known end and nothing '
+      'known between them'
     )
-  first, last = made[0], made[-1]
   second = np.zeros(len(canvas.start), np.float32)
   second[first : last + 1] = (
     np.linspace(0, 1, last - first + 1) if last > first else 0.5

@@ -312,7 +312,9 @@ def _velocity(settings: Settings, shared: Shared) -> samplers.VelocityFn:
     )
     if ways == 2:
       velocity = _guided(settings, shared, velocity, level)
-    return velocity if plan.second is None else _blended(plan, velocity)
+    if plan.second is None:
+      return velocity
+    return _blended(velocity, plan.start > 0, plan.second)
 
   return velocity_fn
 
@@ -340,12 +342,13 @@ def _guided(
 
 
 def _blended(
-  plan: canvas_lib.CanvasTokens, velocity: Float[Array, 'm N P']
+  velocity: Float[Array, 'm N P'],
+  made: Bool[Array, ' N'],
+  share: Float[Array, ' N'],
 ) -> Float[Array, 'm N P']:
   """Velocities of two stories a clip, which are one between their ends."""
   first, second = velocity[0::2], velocity[1::2]
-  share = plan.second[None, :, None]
-  made = (plan.start > 0)[None, :, None]
+  share, made = share[None, :, None], made[None, :, None]
   between = (1 - share) * first + share * second
   blend = lambda own: jnp.where(made, between, own)
   return jnp.stack([blend(first), blend(second)], 1).reshape(velocity.shape)

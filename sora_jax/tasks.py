@@ -196,16 +196,19 @@ def connect(
   The other clip's first frame closes the last latent that is made, so there
   are 4 k - 1 frames between them: `frames`, or up to 3 more. With one line of
   prompt they are two parts of one clip; with `lines` of 2 each is of its own,
-  see `canvas.two_stories`.
+  see `canvas.two_stories`. A network that sees what is known beside the noise
+  (`beside`) is shown both ends at once all the same.
 
   Raises:
-    ValueError: clips of two sizes, or one that is too short.
+    ValueError: clips of two sizes, one that is too short, or other `lines`.
   """
   if one.shape[1:] != other.shape[1:]:
     raise ValueError(
       f'connect: clips of {one.shape[2]}x{one.shape[1]} and '
       f'{other.shape[2]}x{other.shape[1]} pixels; they must have one size'
     )
+  if lines not in (1, 2):
+    raise ValueError(f'connect: {lines=} of a prompt must be 1 or 2')
   head = _enough(one, latents, 'end')
   tail = _enough(other, latents, 'beginning')
   last, first = one[len(one) - head :], other[:tail]

@@ -169,6 +169,12 @@ def test_what_cannot_be_sampled_is_refused_by_name(name, message):
       lambda: canvas.two_stories(canvas.keyframes({0: latent(2)}, 4)),
       'two stories need a known beginning, a known end',
     ),
+    (
+      lambda: canvas.two_stories(
+        canvas.keyframes({i: latent(1) for i in (0, 2, 4)}, 5)
+      ),
+      'and nothing known between them',
+    ),
     (lambda: canvas.text_to_video(0, 4, 6, 3), r'\(0, 4, 6\)'),
   ],
 )
