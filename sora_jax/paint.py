@@ -314,7 +314,8 @@ def _velocity(settings: Settings, shared: Shared) -> samplers.VelocityFn:
       velocity = _guided(settings, shared, velocity, level)
     if plan.second is None:
       return velocity
-    return _blended(velocity, plan.start > 0, plan.second)
+    made, share = jnp.asarray(plan.start) > 0, jnp.asarray(plan.second)
+    return _blended(velocity, made, share)
 
   return velocity_fn
 
