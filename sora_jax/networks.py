@@ -27,7 +27,7 @@ from sora_jax.models import (
   probe,
   text,
 )
-from sora_jax.weights import adapters, directory
+from sora_jax.weights import adapters, directory, params as params_lib
 
 Params = Any
 
@@ -363,17 +363,21 @@ def read_start(
   if directory.is_model(path):
     model = directory.describe(path)
     theirs = _config_of(model, path)
-    found = {
-      name: functools.partial(directory.read_params, path, name, part)
+    # A file that is damaged is noticed now, and not when there is a place.
+    start = {
+      name: functools.partial(
+        params_lib.load, directory.find_params(path, name, part)
+      )
       for name, part in model.configs.items()
+      if name in names
     }
   else:
     theirs, params, _ = read(path)
-    found = {
-      name: functools.partial(jax.device_put, tree, may_alias=False)
+    start = {
+      name: functools.partial(sharding.from_host, tree)
       for name, tree in params.items()
+      if name in names
     }
-  start = {name: find for name, find in found.items() if name in names}
   if not start:
     raise ValueError(
       f'init_from={config.init_from} has none of {", ".join(names)}'

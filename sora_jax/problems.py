@@ -141,6 +141,7 @@ def text_problem(
     )
   frozen = networks_lib.read_frozen(config)
   _check_fit(config)
+  start = networks_lib.read_start(config, ('text',))
   batches = _packs(config, frozen, workdir, rows)
   make_text = networks_lib.make_init(config, ('text',))
 
@@ -155,7 +156,7 @@ def text_problem(
 
   return Problem(
     init=init,
-    start=networks_lib.read_start(config, ('text',)),
+    start=start,
     frozen={},
     loss=loss,
     judge_loss=None,

@@ -315,7 +315,9 @@ def _start(
   restored = store.restore(wanted)
   if restored is None:
     given = _given(problem, where)
-    state = jax.jit(create, out_shardings=where)(key, *given)
+    # Donated, so that the weights are not there twice.
+    make = jax.jit(create, out_shardings=where, donate_argnums=(1, 2))
+    state = make(key, *given)
   else:
     logging.info('going on from step %d', restored.step)
     state = restored.state
@@ -325,9 +327,8 @@ def _start(
 def _given(problem: Problem, where: State) -> tuple[Params, Params]:
   """What a run starts from and what it only reads, where these shall lie."""
   start = {k: w.place(where['trainable'][k]) for k, w in problem.start.items()}
-  # Copies, because the step donates its state.
   frozen = {
-    k: jax.device_put(tree, where['frozen'][k], may_alias=False)
+    k: sharding.from_host(tree, where['frozen'][k])
     for k, tree in problem.frozen.items()
   }
   for name, weights in problem.adapted.items():

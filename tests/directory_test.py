@@ -172,7 +172,8 @@ def test_each_device_is_handed_its_own_part(place, monkeypatch):
     return part
 
   monkeypatch.setattr(directory.params_lib.tensors, 'read', counted)
-  found = directory.read_params(place, 'dit', config, shardings)
+  stored = directory.find_params(place, 'dit', config)
+  found = directory.params_lib.load(stored, shardings)
   jax.tree.map(np.testing.assert_array_equal, found, params)
   placed = jax.tree.map(lambda x, s: x.sharding == s, found, shardings)
   assert all(jax.tree.leaves(placed))

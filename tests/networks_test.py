@@ -106,6 +106,11 @@ def test_damaged_weights_are_named(tmp_path):
   file.write_bytes(file.read_bytes()[:-100])
   with pytest.raises(ValueError, match='text_encoder/model.safetensors: '):
     networks.read(tmp_path / 'model')
+  # Before there is a place for them, so before latents are prepared.
+  config = tiny.config()
+  config.init_from = str(tmp_path / 'model')
+  with pytest.raises(ValueError, match='text_encoder/model.safetensors: '):
+    networks.read_start(config, ('text',))
 
 
 def test_a_curve_counts_only_where_a_cache_goes_by_it():

@@ -248,21 +248,24 @@ def read_config(directory: epath.PathLike, name: str) -> Any:
   return configs.FORMS[name].read(tensors.read_json(path), path)
 
 
-def read_params(
-  directory: epath.PathLike,
-  name: str,
-  config: Any,
-  shardings: Params | None = None,
-) -> Params:
-  """The parameters of one network of a model, float32.
+def read_params(directory: epath.PathLike, name: str, config: Any) -> Params:
+  """The parameters of one network of a model, float32 numpy arrays.
+
+  Raises:
+    ValueError: as `find_params`.
+  """
+  return params_lib.load(find_params(directory, name, config))
+
+
+def find_params(
+  directory: epath.PathLike, name: str, config: Any
+) -> dict[str, params_lib.Stored]:
+  """Where the parameters of one network lie, from the headers of its files.
 
   Args:
     directory: Of the model.
     name: One of KINDS.
     config: Its config.
-    shardings: Where parameters shall lie, a tree like theirs. Each device is
-      then handed its own part, and no more is read for it. By default they are
-      numpy arrays.
 
   Raises:
     ValueError: a tensor is missing, is one too many, has another shape or type
@@ -271,14 +274,13 @@ def read_params(
   folder = epath.Path(directory) / KINDS[name].folder
   found = tensors.find(folder, KINDS[name].stem)
   original = name in ('dit', 'dit_low') and names.ORIGINAL_SIGN in found
-  stored = params_lib.match(
+  return params_lib.match(
     found,
     places(name, config, original),
     _shapes(name, config),
     folder,
     ignored=(names.TIED,) if name == 'text' else (),
   )
-  return params_lib.load(stored, shardings)
 
 
 def _shapes(name: str, config: Any) -> dict[str, tuple[int, ...]]:
