@@ -64,25 +64,35 @@ class Networks(NamedTuple):
   tokenizer: tokenizer_lib.Tokenizer = tokenizer_lib.BYTES
 
 
-def read(path: epath.PathLike) -> Networks:
+def read(
+  path: epath.PathLike, names: tuple[str, ...] | None = None
+) -> Networks:
   """Reads a model directory or a run.
+
+  Args:
+    path: Of one.
+    names: Of the networks that are wanted; by default all.
 
   Raises:
     ValueError: it is neither, or something in it is damaged.
   """
   path = epath.Path(path)
   if directory.is_model(path):
-    return _read_model(path)
+    return _read_model(path, names)
   if (path / 'config.json').exists():
-    return _read_run(path)
+    found = _read_run(path)
+    wanted = {k: x for k, x in found.params.items() if k in (names or (k,))}
+    return found._replace(params=wanted)
   raise ValueError(
     f'{path} is neither a model (no {directory.INDEX}) nor a run (no '
     'config.json)'
   )
 
 
-def _read_model(path: epath.Path) -> Networks:
-  model = directory.read(path)
+def _read_model(
+  path: epath.Path, names: tuple[str, ...] | None = None
+) -> Networks:
+  model = directory.read(path, names)
   tokenizer = tokenizer_lib.BYTES
   if 'text' in model.params:
     folder = path / directory.TOKENIZER
@@ -120,18 +130,22 @@ def painters(params: dict[str, Params]) -> dict[str, Params]:
   return {k: v for k, v in params.items() if field(k) == 'model'}
 
 
-def _read_run_config(path: epath.Path) -> config_lib.Config:
+def _read_run_config(
+  path: epath.Path,
+) -> tuple[config_lib.Config, dict[str, str]]:
+  """The config of a run, and digests of the networks that it only reads."""
   try:
     saved = json.loads((path / 'config.json').read_text())
   except (ValueError, OSError) as error:
     raise ValueError(f'{path / "config.json"}: {error}') from error
-  if 'config' not in saved:
+  if not {'config', 'frozen'} <= saved.keys():
     raise ValueError(f'{path / "config.json"} is not that of a run')
-  return config_lib.from_dict(config_lib.Config, saved['config'])
+  config = config_lib.from_dict(config_lib.Config, saved['config'])
+  return config, saved['frozen']
 
 
 def _read_run(path: epath.Path) -> Networks:
-  config = _read_run_config(path)
+  config, digests = _read_run_config(path)
   judges = config.stage is config_lib.Stage.PROBE
   names = ('probe',) if judges else SYSTEM
   shapes = {name: _restorable(abstract(config, name)) for name in names}
@@ -149,19 +163,31 @@ def _read_run(path: epath.Path) -> Networks:
     )
     parts = {'ema': {'text': shapes['text'], 'contrast': _restorable(towers)}}
   else:
-    frozen = {'autoencoder'} | ({'text'} if config.text_from else set())
+    trained = {k: x for k, x in shapes.items() if k not in digests}
+    parts = {'ema': trained}
     if config.lora.rank:
-      shapes['lora'] = _restorable(abstract_adapters(config))
-      frozen.add('dit')
-    parts = {
-      'ema': {k: v for k, v in shapes.items() if k not in frozen},
-      'frozen': {k: v for k, v in shapes.items() if k in frozen},
-    }
+      parts['frozen'] = {'dit': trained.pop('dit')}
+      trained['lora'] = _restorable(abstract_adapters(config))
+  frozen = _read_again(config, digests, path)
   with checkpoint.CheckpointStore(path / 'checkpoints') as store:
     state = store.restore_part(parts).state
   state = jax.device_get(state)
-  params = merge(config, state['ema'], state.get('frozen', {}))
+  params = merge(config, state['ema'], frozen | state.get('frozen', {}))
   return Networks(config, params, read_tokenizer(config))
+
+
+def _read_again(
+  config: config_lib.Config, digests: dict[str, str], path: epath.Path
+) -> Params:
+  """What a run took as it was, from where it was."""
+  frozen = read_frozen(config) if digests else {}
+  for name, theirs in digests.items():
+    if name not in frozen or digest(frozen[name]) != theirs:
+      raise ValueError(
+        f'{path}: {name}_from={getattr(config, name + "_from")} is not the '
+        f'{name} that this run had; the model directory that it leaves has all'
+      )
+  return frozen
 
 
 def merge(config: config_lib.Config, trained: Params, frozen: Params) -> Params:
@@ -293,7 +319,7 @@ def read_frozen(config: config_lib.Config) -> dict[str, Params]:
     ('text', config.text_from),
   ):
     if place:
-      found = read(place)
+      found = read(place, (name,))
       if name not in found.params:
         raise ValueError(f'{name}_from={place} has no {name}')
       frozen[name] = found.params[name]
@@ -314,7 +340,7 @@ def read_tokenizer(config: config_lib.Config) -> tokenizer_lib.Tokenizer:
   if directory.is_model(place):
     folder = place / directory.TOKENIZER
     return tokenizer_lib.from_files(directory.read_tokenizer(place), folder)
-  return read_tokenizer(_read_run_config(place))
+  return read_tokenizer(_read_run_config(place)[0])
 
 
 def check_statistics(config: config_lib.Config, place: epath.PathLike) -> None:

@@ -38,13 +38,15 @@ class Problem(NamedTuple):
   init: Callable[[Key[Array, '']], Params]  # boxed trainable parameters
   # What replaces what `init` draws, by network.
   start: dict[str, networks_lib.Weights]
-  frozen: Params  # on the host, and on every device
+  # Of the models that it leaves, what is neither trained nor in the loss, whose
+  # latents and features are prepared; on the host.
+  frozen: Params
   # (state, trainable, batch) -> loss sum, count, sums. It closes over no array:
   # the compiler would fetch it from the device, which the loop forbids.
   loss: Loss
   judge_loss: Loss | None  # the same of the discriminator's parameters
   make_batch: Callable[[int], Any]  # step -> this host's rows of its batch
-  # What adapters lie beside; also frozen, but shared out over devices.
+  # What adapters lie beside, which the loss reads: the state's `frozen`.
   adapted: dict[str, networks_lib.Weights] = {}
 
 

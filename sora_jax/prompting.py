@@ -320,8 +320,18 @@ def _read(name: str) -> tasks.Video:
 
 
 def _frames(name: str, size: batch.Size) -> tasks.Video:
-  """All frames, scaled to cover a size and cut to it."""
-  return transforms.cover(_read(name), size.width, size.height)
+  """All frames, scaled to cover a size and cut to it, which is said."""
+  frames = _read(name)
+  height, width = frames.shape[1:3]
+  scale = max(size.width / width, size.height / height)
+  over = max(width - size.width / scale, height - size.height / scale)
+  if over >= 1:
+    print(
+      f'{name}: of {width}x{height} pixels the middle '
+      f'{round(size.width / scale)}x{round(size.height / scale)} are taken, as '
+      f'--size={size.width}x{size.height} has another aspect'
+    )
+  return transforms.cover(frames, size.width, size.height)
 
 
 def _whole(frames: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
   step        int32, the number of steps done, which is the place in the data
   trainable   parameters that the optimizer moves
-  frozen      parameters that are only read
+  frozen      parameters that the loss only reads: what adapters lie beside
   ema         moving average of `trainable`, which is what gets sampled
   opt         the optimizer's state
   counters    steps skipped for numbers that were not finite
@@ -76,8 +76,7 @@ def shardings(
     init: As in `initialise`; its boxes name the axes.
     state: Abstract, from `jax.eval_shape`.
     mesh: To lie on.
-    frozen: Those that are only read, abstract and boxed; others than these are
-      copied to every device.
+    frozen: Those that are only read, abstract and boxed.
   """
   boxed = jax.eval_shape(init, jax.random.key(0)) | frozen
   of_params = sharding.param_shardings(boxed, mesh)

@@ -80,9 +80,10 @@ def train(config: config_lib.Config, workdir: epath.Path) -> State:
       _tell(f'{workdir}: step {step} of {config.run.steps}, {_size(state)}')
       if step < config.run.steps:
         # Not before, as a config that does not fit must not replace the run's.
-        writers.write_config(workdir, config_lib.to_dict(config))
+        digests = {k: networks_lib.digest(x) for k, x in problem.frozen.items()}
+        writers.write_config(workdir, config_lib.to_dict(config), digests)
         state = _loop(config, problem, store, mesh, state, step_fn, workdir)
-    export(config, state, workdir / 'model')
+    export(config, problem, state, workdir / 'model')
     _tell(f'{workdir / "model"}: the model')
   return state
 
@@ -146,6 +147,7 @@ def check(config: config_lib.Config) -> None:
 
 def export(
   config: config_lib.Config,
+  problem: Problem,
   state: State,
   path: epath.Path,
 ) -> None:
@@ -155,9 +157,7 @@ def export(
   unless its encoder was not trained.
   """
   trained = sharding.to_host(state['ema'])
-  params = networks_lib.merge(
-    config, trained, sharding.to_host(state['frozen'])
-  )
+  params = _networks(config, problem, state)
   encodes_anew = not config.reconstruction.decoder_only
   if config.stage is config_lib.Stage.AUTOENCODER and encodes_anew:
     # All rows, so that they are the same on any number of hosts.
@@ -183,6 +183,14 @@ def export(
         lora.scaled(config.lora, trained['lora']),
         config.run.export_dtype,
       )
+
+
+def _networks(
+  config: config_lib.Config, problem: Problem, state: State
+) -> Params:
+  """All networks of a run as they are now, on the host."""
+  trained, adapted = sharding.to_host((state['ema'], state['frozen']))
+  return networks_lib.merge(config, trained, problem.frozen | adapted)
 
 
 def make_step(
@@ -285,13 +293,13 @@ def _start(
   transform = optimizer.make_optimizer(config.optim, config.run.steps)
   has_judge = problem.judge_loss is not None
 
-  def create(key, start, frozen):
+  def create(key, start, adapted):
     return state_lib.initialise(
       problem.init,
       transform,
       key,
       start=start,
-      frozen=frozen,
+      frozen=adapted,
       judge=transform if has_judge else None,
     )
 
@@ -300,8 +308,7 @@ def _start(
     {name: weights.boxed for name, weights in part.items()}
     for part in (problem.start, problem.adapted)
   )
-  frozen = problem.frozen | sharding.unbox(adapted)
-  shape = jax.eval_shape(create, key, sharding.unbox(start), frozen)
+  shape = jax.eval_shape(create, key, *sharding.unbox((start, adapted)))
   where = state_lib.shardings(problem.init, shape, mesh, adapted)
   step_fn = jax.jit(
     make_step(config, problem, transform),
@@ -327,12 +334,7 @@ def _start(
 def _given(problem: Problem, where: State) -> tuple[Params, Params]:
   """What a run starts from and what it only reads, where these shall lie."""
   start = {k: w.place(where['trainable'][k]) for k, w in problem.start.items()}
-  frozen = {
-    k: sharding.from_host(tree, where['frozen'][k])
-    for k, tree in problem.frozen.items()
-  }
-  for name, weights in problem.adapted.items():
-    frozen[name] = weights.place(where['frozen'][name])
+  frozen = {k: w.place(where['frozen'][k]) for k, w in problem.adapted.items()}
   return start, frozen
 
 
@@ -421,11 +423,7 @@ def _loop(
           store.save(step, state, {'step': step})
       if samples and step % run.sample_every == 0:
         with jax.transfer_guard('allow'):
-          params = networks_lib.merge(
-            config,
-            sharding.to_host(state['ema']),
-            sharding.to_host(state['frozen']),
-          )
+          params = _networks(config, problem, state)
           if jax.process_index() == 0:
             sample.sample_while_training(
               config, params, workdir / 'samples' / str(step)

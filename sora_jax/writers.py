@@ -225,18 +225,21 @@ def _replace(path: epath.Path, text: str) -> None:
   partial.replace(path)
 
 
-def write_config(workdir: epath.PathLike, config: dict[str, Any]) -> None:
+def write_config(
+  workdir: epath.PathLike, config: dict[str, Any], frozen: dict[str, str]
+) -> None:
   """Writes `config.json`: the whole config, and all it takes to run it again.
 
   Args:
     workdir: of the run.
     config: the resolved config as JSON values.
+    frozen: SHA-256 of the networks that the run takes as they are.
   """
   if jax.process_index():
     return
   path = epath.Path(workdir) / 'config.json'
   path.parent.mkdir(parents=True, exist_ok=True)
-  whole = {'config': config, 'run': surroundings()}
+  whole = {'config': config, 'frozen': frozen, 'run': surroundings()}
   _replace(path, json.dumps(whole, indent=2) + '\n')
 
 

@@ -9,8 +9,6 @@ from etils import epath
 
 from sora_jax import bench, generate, sample
 
-pytestmark = pytest.mark.usefixtures('cached_compilation')
-
 
 @pytest.fixture(scope='module')
 def model(tmp_path_factory):

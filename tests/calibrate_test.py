@@ -11,8 +11,6 @@ from etils import epath
 from sora_jax import calibrate, generate, heldout, metrics, networks, paint
 from sora_jax.data.worlds import balls
 
-pytestmark = pytest.mark.usefixtures('cached_compilation')
-
 
 @pytest.fixture
 def model(tmp_path):

@@ -19,8 +19,6 @@ from sora_jax import (
 from sora_jax.data.worlds import balls
 from sora_jax.models import autoencoder
 
-pytestmark = pytest.mark.usefixtures('cached_compilation')
-
 
 @pytest.fixture(scope='module')
 def networks():

@@ -19,20 +19,14 @@ jax.config.update('jax_debug_key_reuse', True)
 jax.devices()  # starts them, or a verb under test would ask for fewer
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(autouse=True, scope='session')
 def cached_compilation(tmp_path_factory):
-  """Programs that a file of tests compiles again and again compile once."""
-  settings = {
-    'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('compiled')),
-    'jax_persistent_cache_min_compile_time_secs': 0.1,
-  }
-  before = {name: getattr(jax.config, name) for name in settings}
-  for name, value in settings.items():
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
-  yield
-  for name, value in before.items():
-    jax.config.update(name, value)
+  """Programs that tests compile again and again compile once."""
+  base = tmp_path_factory.getbasetemp()
+  if 'PYTEST_XDIST_WORKER' in os.environ:
+    base = base.parent  # which the workers share
+  jax.config.update('jax_compilation_cache_dir', str(base / 'compiled'))
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
   compilation_cache.reset_cache()
 
 

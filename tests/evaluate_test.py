@@ -12,8 +12,6 @@ from etils import epath
 from sora_jax import evaluate, generate, networks, sharding
 from sora_jax.data import video
 
-pytestmark = pytest.mark.usefixtures('cached_compilation')
-
 
 @pytest.fixture(scope='module')
 def model(tmp_path_factory):

@@ -10,8 +10,6 @@ import tiny
 from sora_jax import batch, canvas, generate, networks, published, tasks
 from sora_jax.weights import directory
 
-pytestmark = pytest.mark.usefixtures('cached_compilation')
-
 SIZE = batch.Size(32, 32, 5)
 REQUEST = generate.Request('a red ball', 3)
 

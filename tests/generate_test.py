@@ -20,8 +20,6 @@ from sora_jax import (
   tokens,
 )
 
-pytestmark = pytest.mark.usefixtures('cached_compilation')
-
 SETTINGS = generate.Settings(
   size=batch.Size(32, 32, 5),
   sampler='euler',

@@ -7,8 +7,6 @@ import tiny
 from sora_jax import flow, heldout, networks
 from sora_jax.data import pipeline
 
-pytestmark = pytest.mark.usefixtures('cached_compilation')
-
 
 @pytest.fixture(scope='module')
 def found(tmp_path_factory):

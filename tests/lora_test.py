@@ -22,8 +22,6 @@ from sora_jax import (
 from sora_jax.models import dit, lora
 from sora_jax.weights import adapters, directory
 
-pytestmark = pytest.mark.usefixtures('cached_compilation')
-
 TARGETS = ('attn1.to_q', 'to_out', 'ffn.linear_1')
 
 
@@ -137,9 +135,8 @@ def test_a_run_moves_adapters_and_nothing_else(place, done):
   state, _ = done
   assert set(state['trainable']) == {'lora'}
   before = networks.read(place).params
-  assert_same(jax.device_get(state['frozen']['dit']), before['dit'])
-  for name in ('text', 'autoencoder'):
-    assert_same(jax.device_get(state['frozen'][name]), before[name])
+  # Of the rest there are features and latents: no device holds it.
+  assert_same(jax.device_get(state['frozen']), {'dit': before['dit']})
   config = run_config(place)
   init = networks.make_adapters(config)
   key, _ = jax.random.split(jax.random.key(config.seed))

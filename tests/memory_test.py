@@ -10,8 +10,6 @@ from jax.sharding import NamedSharding, PartitionSpec as P
 
 from sora_jax import generate, memory, sharding, train
 
-pytestmark = pytest.mark.usefixtures('cached_compilation')
-
 
 def test_what_is_kept_is_a_device_s_share():
   mesh = sharding.make_mesh(sharding.MeshConfig(data=2, fsdp=4))

@@ -19,8 +19,6 @@ from sora_jax import (
   state as state_lib,
 )
 
-pytestmark = pytest.mark.usefixtures('cached_compilation')
-
 
 def assert_same(tree, other):
   jax.tree.map(np.testing.assert_array_equal, tree, other)
@@ -37,17 +35,15 @@ def test_a_model_reads_back_with_its_configs_and_how_to_sample(tmp_path):
     assert getattr(found.config, part) == getattr(config, part)
 
 
-def write_run(path, config, trained, frozen):
+def write_run(path, config, trained, digests):
   """What `train` leaves of a run: its config and one checkpoint."""
   transform = optimizer.make_optimizer(config.optim, config.run.steps)
   init = networks.make_init(config, trained)
   state = jax.jit(
-    lambda key: state_lib.initialise(
-      init, transform, key, start={}, frozen=frozen
-    )
+    lambda key: state_lib.initialise(init, transform, key, start={}, frozen={})
   )(jax.random.key(0))
   state['ema'] = jax.tree.map(lambda x: x + 1, state['ema'])
-  values = {'config': config_lib.to_dict(config)}
+  values = {'config': config_lib.to_dict(config), 'frozen': digests}
   path.mkdir()
   (path / 'config.json').write_text(json.dumps(values))
   with checkpoint.CheckpointStore(path / 'checkpoints') as store:
@@ -58,12 +54,22 @@ def write_run(path, config, trained, frozen):
 def test_a_run_speaks_by_the_average_of_its_last_checkpoint(tmp_path):
   path = epath.Path(tmp_path) / 'run'
   config = tiny.config()
-  frozen = tiny.params(config, 'autoencoder')
-  state = write_run(path, config, ('dit', 'text'), frozen)
+  config.autoencoder_from = str(tmp_path / 'model')
+  frozen = tiny.write_model(tmp_path / 'model', 'autoencoder').params
+  digests = {'autoencoder': networks.digest(frozen['autoencoder'])}
+  state = write_run(path, config, ('dit', 'text'), digests)
   found = networks.read(path)
   assert set(found.params) == {'dit', 'text', 'autoencoder'}
   assert_same(found.params, state['ema'] | frozen)
   assert found.config == config
+  alone = networks.read(path, ('dit',))
+  assert set(alone.params) == {'dit'}
+  other = jax.tree.map(lambda x: x + 1, frozen)
+  networks.write(
+    tmp_path / 'model', networks.Networks(config, other), 'float32'
+  )
+  with pytest.raises(ValueError, match='is not the autoencoder that this run'):
+    networks.read(path)
 
 
 def test_a_run_of_an_autoencoder_has_one_network(tmp_path):

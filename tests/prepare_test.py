@@ -15,8 +15,6 @@ from sora_jax.data import latents, pipeline, transforms
 from sora_jax.data.worlds import balls
 from sora_jax.models import autoencoder, text
 
-pytestmark = pytest.mark.usefixtures('cached_compilation')
-
 
 @pytest.fixture(scope='module')
 def model(tmp_path_factory):

@@ -14,8 +14,6 @@ from sora_jax.models import probe as probe_lib
 
 ROOT = pathlib.Path(__file__).parent.parent
 
-pytestmark = pytest.mark.usefixtures('cached_compilation')
-
 
 def test_true_clips_are_seen_as_what_they_are(one_device):
   """Of combinations that models never train on, at twice the probe's size."""

@@ -9,8 +9,6 @@ import tiny
 from sora_jax import batch, generate, prompting, sample
 from sora_jax.data import video
 
-pytestmark = pytest.mark.usefixtures('cached_compilation')
-
 SIZE = batch.Size(32, 32, 9)
 
 
@@ -102,6 +100,15 @@ def test_an_edit_takes_as_many_frames_as_fill_latents(networks, files):
   made = scene(networks, files, 'edit', video=['a.mp4'], strength=0.3)
   assert str(made.size) == '32x32x9'  # of 12
   assert (made.canvas.start == np.float32(0.3)).all()
+
+
+def test_what_is_cut_off_an_image_of_another_aspect_is_said(
+  networks, files, capsys
+):
+  scene(networks, files, 'animate', image=['a.png'])
+  assert 'a.png: of 48x32 pixels the middle 32x32' in capsys.readouterr().out
+  scene(networks, files, 'extend', video=['b.mp4'], frames=5)
+  assert not capsys.readouterr().out
 
 
 @pytest.mark.parametrize('mask', ['mask.png', '0,0,32,16'])

@@ -131,7 +131,6 @@ def test_a_shift_is_asked_for_or_comes_of_the_tokens():
     assert shared.times is None
 
 
-@pytest.mark.usefixtures('cached_compilation')
 def test_a_negative_prompt_changes_what_is_made(place):
   found = networks.read(place)
   settings = generate.settings_of(found.config.sample)._replace(

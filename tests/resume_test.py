@@ -23,8 +23,6 @@ from sora_jax.data import pipeline
 ROOT = pathlib.Path(__file__).parent.parent
 STEPS = 5
 
-pytestmark = pytest.mark.usefixtures('cached_compilation')
-
 
 class Interrupted(Exception):
   """Stands for whatever ends a run."""

@@ -29,8 +29,6 @@ from sora_jax.weights import adapters
 ROOT = pathlib.Path(__file__).parent.parent
 PROMPTS = ('a small red ball rolls right', 'a large blue ball!')
 
-pytestmark = pytest.mark.usefixtures('cached_compilation')
-
 
 @pytest.fixture(scope='module')
 def model(tmp_path_factory):

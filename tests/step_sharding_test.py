@@ -7,8 +7,6 @@ import tiny
 
 from sora_jax import optimizer, problems, sharding, state as state_lib, train
 
-pytestmark = pytest.mark.usefixtures('cached_compilation')
-
 MESHES = [
   dict(data=8),
   dict(fsdp=8),
@@ -34,14 +32,14 @@ def run(problem, mesh):
   """Creates a state where it will lie, and steps; returns it and its sums."""
   config, stage = problem
   transform = optimizer.make_optimizer(config.optim, config.run.steps)
-  create = lambda key, frozen: state_lib.initialise(
-    stage.init, transform, key, start={}, frozen=frozen
+  create = lambda key: state_lib.initialise(
+    stage.init, transform, key, start={}, frozen={}
   )
   key = jax.random.key(config.seed)
-  shape = jax.eval_shape(create, key, stage.frozen)
+  shape = jax.eval_shape(create, key)
   where = state_lib.shardings(stage.init, shape, mesh, frozen={})
   with sharding.use(mesh):
-    state = jax.jit(create, out_shardings=where)(key, stage.frozen)
+    state = jax.jit(create, out_shardings=where)(key)
     first = jax.device_get(state['trainable'])
     step = jax.jit(
       train.make_step(config, stage, transform),

@@ -6,8 +6,6 @@ import tiny
 
 from sora_jax import batch, canvas, generate, tasks
 
-pytestmark = pytest.mark.usefixtures('cached_compilation')
-
 
 def frames_of(*values, size=16):
   """A clip whose every frame has a value of its own."""

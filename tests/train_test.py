@@ -25,8 +25,6 @@ from sora_jax import (
 )
 from sora_jax.weights import tensors
 
-pytestmark = pytest.mark.usefixtures('cached_compilation')
-
 ROWS, WEIGHTS = 8, 4
 
 
@@ -337,7 +335,6 @@ def test_each_device_reads_its_own_part_of_what_a_run_starts_from(
   config.init_from, config.mesh.fsdp = str(places / 'model'), 8
   model = networks.read(places / 'model').params
   problem = problems.diffusion_problem(config, tmp_path, np.arange(8))
-  problem = problem._replace(frozen={})
   boxed = {name: weights.boxed for name, weights in problem.start.items()}
   where = sharding.param_shardings(boxed, sharding.make_mesh(config.mesh))
   sizes, read = [], tensors.read

@@ -11,8 +11,6 @@ from sora_jax import flow, networks, train
 from sora_jax.data import latents, tokenizer
 from sora_jax.weights import directory
 
-pytestmark = pytest.mark.usefixtures('cached_compilation')
-
 
 @pytest.fixture(scope='module')
 def place(tmp_path_factory):

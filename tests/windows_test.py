@@ -12,8 +12,6 @@ import tiny
 
 from sora_jax import batch, canvas, generate, sharding, windows
 
-pytestmark = pytest.mark.usefixtures('cached_compilation')
-
 
 def test_windows_cover_a_canvas_and_go_on_from_what_is_finished():
   assert windows.split(9, 9, 2) == [windows.Window(0, 0, 9)]

@@ -163,7 +163,7 @@ def test_other_processes_write_nothing(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(jax, 'process_index', lambda: 1)
   with writers.MetricWriter(tmp_path, 10) as writer:
     writer.write(1, {'loss': 1.0})
-  writers.write_config(tmp_path, {})
+  writers.write_config(tmp_path, {}, {})
   assert not list(tmp_path.iterdir())
   assert not capsys.readouterr().out
 
@@ -171,9 +171,10 @@ def test_other_processes_write_nothing(tmp_path, monkeypatch, capsys):
 def test_the_config_is_written_with_what_it_was_run_on(tmp_path, monkeypatch):
   monkeypatch.setenv('XLA_FLAGS', '--xla_test=1')
   config = {'model': {'width': 32, 'patch': [1, 2, 2]}, 'seed': 0}
-  writers.write_config(tmp_path / 'run', config)
+  writers.write_config(tmp_path / 'run', config, {'text': 'ab'})
   written = json.loads((tmp_path / 'run/config.json').read_text())
   assert written['config'] == config
+  assert written['frozen'] == {'text': 'ab'}
   run = written['run']
   assert run['devices'] == 8
   assert run['device'] == 'cpu'

@@ -184,8 +184,14 @@ def is_model(directory: epath.PathLike) -> bool:
   return (epath.Path(directory) / INDEX).exists()
 
 
-def read(directory: epath.PathLike) -> Model:
+def read(
+  directory: epath.PathLike, wanted: tuple[str, ...] | None = None
+) -> Model:
   """Reads a model; parameters are float32 numpy arrays.
+
+  Args:
+    directory: Of the model.
+    wanted: Names of the networks whose parameters are read; by default all.
 
   Raises:
     ValueError: the directory is not a model, or a file of it is damaged.
@@ -195,6 +201,7 @@ def read(directory: epath.PathLike) -> Model:
   params = {
     name: read_params(directory, name, config)
     for name, config in model.configs.items()
+    if wanted is None or name in wanted
   }
   return model._replace(params=params)
 
