@@ -109,6 +109,7 @@ def test_only_a_model_can_be_told_how_to_sample(tmp_path, no_jit):
     calibrate.main(flags)
 
 
+@pytest.mark.slow
 def test_what_ships_needs_half_the_network_for_nearly_the_same_clips():
   shipped = networks.read(networks.SHIPPED)
   settings = generate.settings_of(shipped.config.sample)

@@ -6,7 +6,8 @@ os.environ['JAX_PLATFORMS'] = 'cpu'
 # Most of the time goes into compiling small programs: four fifths of it less.
 os.environ.setdefault(
   'XLA_FLAGS',
-  '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false',
+  '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false'
+  ' --xla_cpu_parallel_codegen_split_count=1',
 )
 
 import jax

@@ -24,6 +24,7 @@ def test_the_weights_that_ship_are_small_and_complete():
   assert set(networks.read(networks.SHIPPED).params) == set(networks.SYSTEM)
 
 
+@pytest.mark.slow
 def test_the_demo_names_every_file_that_it_makes(
   tmp_path, one_device, monkeypatch, capsys
 ):
