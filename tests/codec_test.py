@@ -1,5 +1,7 @@
 """Frames of latents and back: in parts as at once, in time and in space."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +19,7 @@ from sora_jax import (
   sharding,
 )
 from sora_jax.data.worlds import balls
-from sora_jax.models import autoencoder
+from sora_jax.models import abstract, autoencoder
 
 
 @pytest.fixture(scope='module')
@@ -121,6 +123,35 @@ def test_a_later_chunk_needs_what_is_remembered_too(shipped, monkeypatch):
   z = jax.ShapeDtypeStruct((1, 1, 4, 4, net.channels), jnp.float32)
   alone = memory.needed(decode._later, params, z, stream)
   assert needed(3) == max(needed(2), alone + remembered) > alone
+
+
+def test_a_long_video_needs_the_memory_of_a_short_one(monkeypatch):
+  """Of 21 and of 241 frames of 480x832, by Wan's levels with few channels."""
+  config = dataclasses.replace(
+    autoencoder.WAN_2_1,
+    decoder_width=4,
+    latent_mean=(0.0,) * 16,
+    latent_std=(1.0,) * 16,
+  )
+  mesh = mesh_of(1)
+  params = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=sharding.replicated(mesh)
+    ),
+    sharding.unbox(abstract.params(autoencoder.init, config)),
+  )
+  decode = codec.Decoder(config, mesh)
+  needed = lambda frames: decode.needed(params, 1, (frames, 60, 104), False)
+  short = needed(6)
+  assert short > 480 * 832 * 4 * 4 * 4  # float32 features of one latent
+  assert needed(61) <= 1.1 * short
+  assert decode.remembered(params, 1, (61, 60, 104)) <= 1.1 * decode.remembered(
+    params, 1, (6, 60, 104)
+  )
+  # What keeps it so: of all latents at once, each would add its own.
+  monkeypatch.setattr(codec, 'CHUNK', 60)
+  monkeypatch.setattr(codec, 'MOST_PIXELS', 61 * 4 * 480 * 832)
+  assert needed(61) > 5 * short
 
 
 def test_pixels_are_rounded_to_the_nearest():
