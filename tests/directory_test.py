@@ -1,5 +1,6 @@
 """A model comes back from its directory as it went in, or not at all."""
 
+import dataclasses
 import json
 
 import jax
@@ -73,6 +74,32 @@ def test_short_types_come_back_rounded_to_nearest(tmp_path, dtype, bits):
   assert found['bias'].dtype == np.float32
   rounded = 1 + step * np.array([0, 1, 0, 1], np.float32)
   np.testing.assert_array_equal(found['bias'][:4], rounded)
+
+
+def any_bfloat16(rng, shape):
+  """Of all finite ones: zeros of both signs and subnormal ones, too."""
+  bits = rng.integers(0, 2**16, shape).astype(np.uint16)
+  bits[(bits & 0x7F80) == 0x7F80] = 0x8000
+  return bits.view(jnp.bfloat16)
+
+
+@pytest.mark.parametrize('name', ['dit', 'text', 'autoencoder'])
+def test_files_of_bfloat16_are_written_again_bit_for_bit(tmp_path, name):
+  directory.write(tmp_path / 'm', model(name), 'bfloat16')
+  rng = np.random.default_rng(0)
+  stored = safetensors.numpy.load_file(file_of(tmp_path / 'm', name))
+  stored = {n: any_bfloat16(rng, x.shape) for n, x in stored.items()}
+  safetensors.numpy.save_file(
+    stored, file_of(tmp_path / 'm', name), {'format': 'pt'}
+  )
+  directory.write(
+    tmp_path / 'again', directory.read(tmp_path / 'm'), 'bfloat16'
+  )
+  again = safetensors.numpy.load_file(file_of(tmp_path / 'again', name))
+  assert {n: x.tobytes() for n, x in again.items()} == {
+    n: x.tobytes() for n, x in stored.items()
+  }
+  assert {x.dtype for x in again.values()} == {np.dtype(jnp.bfloat16)}
 
 
 @pytest.mark.parametrize('short', ['bfloat16', 'float16'])
@@ -262,7 +289,7 @@ def reshape(stored):
 @pytest.mark.parametrize(
   ('change', 'words'),
   [
-    (drop, 'transformer lacks blocks.1.attn2.norm_k.weight of shape'),
+    (drop, 'model.safetensors lacks blocks.1.attn2.norm_k.weight of shape'),
     (add, 'model.safetensors has blocks.2.norm2.bias, which'),
     (reshape, r'model.safetensors: proj_out.bias has shape \[2, 3\], and'),
   ],
@@ -270,6 +297,27 @@ def reshape(stored):
 def test_tensors_that_do_not_fit_are_named(place, change, words):
   rewrite(place, change)
   with pytest.raises(ValueError, match=words):
+    directory.read(place)
+
+
+def test_of_several_files_the_first_is_named_with_their_number(tmp_path):
+  config, params = model().configs['dit'], model().params['dit']
+  directory.write_network(
+    tmp_path, 'dit', config, params, 'float32', largest=20_000
+  )
+  count = len(list((tmp_path / 'transformer').glob('*.safetensors')))
+  deeper = dataclasses.replace(config, depth=config.depth + 1)
+  words = (
+    rf'model-00001-of-{count:05d}.safetensors and {count - 1} more beside it '
+    rf'lack blocks.{config.depth}.\S+ of shape'
+  )
+  with pytest.raises(ValueError, match=words):
+    directory.read_params(tmp_path, 'dit', deeper)
+
+
+def test_a_file_without_tensors_lacks_the_first(place):
+  rewrite(place, dict.clear)
+  with pytest.raises(ValueError, match=r'transformer lacks \S+ of shape'):
     directory.read(place)
 
 

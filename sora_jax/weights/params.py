@@ -40,7 +40,7 @@ def match(
     found: All tensors of the files.
     places: Of all parameters.
     shapes: The same, of our tree.
-    where: What errors call the files.
+    where: What errors call files that hold nothing.
     ignored: Names that may be there beside them.
 
   Raises:
@@ -51,7 +51,8 @@ def match(
     wanted = stored_shape(place, shapes[path])
     for name in place.names:
       if name not in found:
-        raise ValueError(f'{where} lacks {name} of shape {list(wanted)}')
+        files = _lacking(found, where)
+        raise ValueError(f'{files} {name} of shape {list(wanted)}')
       tensor = found[name]
       if tensor.shape != wanted:
         raise ValueError(
@@ -67,6 +68,14 @@ def match(
       'config.json does not have'
     )
   return matched
+
+
+def _lacking(found: dict[str, tensors.Tensor], where: Any) -> str:
+  """The files that were looked in, as the start of what they lack."""
+  files = sorted({str(tensor.path) for tensor in found.values()})
+  if len(files) < 2:
+    return f'{files[0] if files else where} lacks'
+  return f'{files[0]} and {len(files) - 1} more beside it lack'
 
 
 def stored_shape(place: names.Place, shape: tuple[int, ...]) -> tuple[int, ...]:
