@@ -60,15 +60,8 @@ def alone(problem):
   return run(problem, mesh)
 
 
-# The mesh of both kinds is in the default suite; each takes 20 s.
-ALONE = [pytest.param(m, marks=pytest.mark.slow) for m in MESHES if len(m) < 2]
-BOTH = [mesh for mesh in MESHES if len(mesh) == 2]
-
-
-@pytest.mark.parametrize('sizes', BOTH + ALONE, ids=str)
-def test_eight_devices_take_the_steps_of_one(problem, alone, sizes):
-  mesh = sharding.make_mesh(sharding.MeshConfig(**sizes))
-  first, state, history = run(problem, mesh)
+def assert_same_steps(found, alone):
+  first, state, history = found
   jax.tree.map(np.testing.assert_array_equal, first, alone[0])
   for sums, expected in zip(history, alone[2], strict=True):
     # Counts are exact; so the clips and tokens of each step are the same.
@@ -86,6 +79,29 @@ def test_eight_devices_take_the_steps_of_one(problem, alone, sizes):
     moment(state),
     moment(alone[1]),
   )
+
+
+# The mesh of both kinds is in the default suite; each takes 20 s.
+ALONE = [pytest.param(m, marks=pytest.mark.slow) for m in MESHES if len(m) < 2]
+BOTH = [mesh for mesh in MESHES if len(mesh) == 2]
+
+
+@pytest.mark.parametrize('sizes', BOTH + ALONE, ids=str)
+def test_eight_devices_take_the_steps_of_one(problem, alone, sizes):
+  mesh = sharding.make_mesh(sharding.MeshConfig(**sizes))
+  assert_same_steps(run(problem, mesh), alone)
+
+
+@pytest.mark.slow
+def test_two_devices_that_share_heads_take_the_steps_of_one(problem, alone):
+  mesh = sharding.make_mesh(sharding.MeshConfig(tensor=2), jax.devices()[:2])
+  first, state, history = run(problem, mesh)
+  block = state['trainable']['dit']['blocks']
+  split = lambda x: x.sharding.shard_shape(x.shape)
+  assert split(block['ffn']['linear_1']['kernel']) == (2, 32, 32)
+  kernel = block['attn1']['to_q']['kernel']
+  assert np.prod(split(kernel)) == kernel.size / 2
+  assert_same_steps((first, state, history), alone)
 
 
 @pytest.mark.parametrize('sizes', MESHES[1:], ids=str)
