@@ -4,6 +4,7 @@ They are kept as a model directory (`weights/directory.py`) or as the working
 directory of a run, whose last good checkpoint then speaks, by its average.
 """
 
+import copy
 import functools
 import hashlib
 import json
@@ -80,9 +81,7 @@ def read(
   if directory.is_model(path):
     return _read_model(path, names)
   if (path / 'config.json').exists():
-    found = _read_run(path)
-    wanted = {k: x for k, x in found.params.items() if k in (names or (k,))}
-    return found._replace(params=wanted)
+    return _read_run(path, names)
   raise ValueError(
     f'{path} is neither a model (no {directory.INDEX}) nor a run (no '
     'config.json)'
@@ -139,12 +138,16 @@ def _read_run_config(
   except (ValueError, OSError) as error:
     raise ValueError(f'{path / "config.json"}: {error}') from error
   if not {'config', 'frozen'} <= saved.keys():
-    raise ValueError(f'{path / "config.json"} is not that of a run')
+    raise ValueError(
+      f'{path / "config.json"}: not of a run, or of an older version'
+    )
   config = config_lib.from_dict(config_lib.Config, saved['config'])
   return config, saved['frozen']
 
 
-def _read_run(path: epath.Path) -> Networks:
+def _read_run(
+  path: epath.Path, wanted: tuple[str, ...] | None = None
+) -> Networks:
   config, digests = _read_run_config(path)
   judges = config.stage is config_lib.Stage.PROBE
   names = ('probe',) if judges else SYSTEM
@@ -168,24 +171,38 @@ def _read_run(path: epath.Path) -> Networks:
     if config.lora.rank:
       parts['frozen'] = {'dit': trained.pop('dit')}
       trained['lora'] = _restorable(abstract_adapters(config))
-  frozen = _read_again(config, digests, path)
+  if wanted is not None:
+    digests = {k: x for k, x in digests.items() if k in wanted}
+  frozen = _read_again(config, digests, path) if digests else {}
   with checkpoint.CheckpointStore(path / 'checkpoints') as store:
     state = store.restore_part(parts).state
   state = jax.device_get(state)
   params = merge(config, state['ema'], frozen | state.get('frozen', {}))
-  return Networks(config, params, read_tokenizer(config))
+  if wanted is not None:
+    params = {name: tree for name, tree in params.items() if name in wanted}
+  tokenizer = tokenizer_lib.BYTES
+  if 'text' in params:
+    tokenizer = read_tokenizer(config)
+  return Networks(config, params, tokenizer)
 
 
 def _read_again(
   config: config_lib.Config, digests: dict[str, str], path: epath.Path
 ) -> Params:
   """What a run took as it was, from where it was."""
-  frozen = read_frozen(config) if digests else {}
+  whole = f'once it has ended, {path / "model"} has all'
+  found = copy.deepcopy(config)
+  try:
+    frozen = read_frozen(found)
+  except ValueError as error:
+    words = f'{path} took networks as they were: {error}; {whole}'
+    raise ValueError(words) from error
   for name, theirs in digests.items():
-    if name not in frozen or digest(frozen[name]) != theirs:
+    same = getattr(found, field(name)) == getattr(config, field(name))
+    if not same or digest(frozen[name]) != theirs:
       raise ValueError(
         f'{path}: {name}_from={getattr(config, name + "_from")} is not the '
-        f'{name} that this run had; the model directory that it leaves has all'
+        f'{name} that this run had; {whole}'
       )
   return frozen
 
@@ -398,11 +415,10 @@ def read_start(
       if name in names
     }
   else:
-    theirs, params, _ = read(path)
+    theirs, params, _ = read(path, names)
     start = {
       name: functools.partial(sharding.from_host, tree)
       for name, tree in params.items()
-      if name in names
     }
   if not start:
     raise ValueError(

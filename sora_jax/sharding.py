@@ -307,12 +307,11 @@ def shard_batch(batch: Any, mesh: Mesh) -> Any:
 def from_host(tree: Any, where: Any) -> Any:
   """Copies a tree that every host has to where its leaves shall lie.
 
-  `jax.device_put` would first compare each leaf across hosts, and may lend a
-  CPU the array itself, which a step that donates its state would overwrite.
+  `jax.device_put` would first compare each leaf across hosts.
   """
   return jax.tree.map(
     lambda x, place: jax.make_array_from_callback(
-      np.shape(x), place, lambda index: np.array(x[index])
+      np.shape(x), place, lambda index: x[index]
     ),
     tree,
     where,

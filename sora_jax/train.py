@@ -80,8 +80,11 @@ def train(config: config_lib.Config, workdir: epath.Path) -> State:
       _tell(f'{workdir}: step {step} of {config.run.steps}, {_size(state)}')
       if step < config.run.steps:
         # Not before, as a config that does not fit must not replace the run's.
-        digests = {k: networks_lib.digest(x) for k, x in problem.frozen.items()}
-        writers.write_config(workdir, config_lib.to_dict(config), digests)
+        if jax.process_index() == 0:
+          digests = {
+            k: networks_lib.digest(x) for k, x in problem.frozen.items()
+          }
+          writers.write_config(workdir, config_lib.to_dict(config), digests)
         state = _loop(config, problem, store, mesh, state, step_fn, workdir)
     export(config, problem, state, workdir / 'model')
     _tell(f'{workdir / "model"}: the model')
@@ -156,8 +159,8 @@ def export(
   An autoencoder's latent statistics are measured now, on its own batches,
   unless its encoder was not trained.
   """
-  trained = sharding.to_host(state['ema'])
   params = _networks(config, problem, state)
+  added = sharding.to_host(state['ema'].get('lora', {}))
   encodes_anew = not config.reconstruction.decoder_only
   if config.stage is config_lib.Stage.AUTOENCODER and encodes_anew:
     # All rows, so that they are the same on any number of hosts.
@@ -177,10 +180,10 @@ def export(
       networks_lib.Networks(config, params, tokenizer),
       config.run.export_dtype,
     )
-    if 'lora' in trained:
+    if added:
       adapters.write(
         path,
-        lora.scaled(config.lora, trained['lora']),
+        lora.scaled(config.lora, added),
         config.run.export_dtype,
       )
 

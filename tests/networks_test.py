@@ -1,5 +1,6 @@
 """Networks from where they are kept: a model directory, or a run."""
 
+import copy
 import hashlib
 import json
 
@@ -62,14 +63,45 @@ def test_a_run_speaks_by_the_average_of_its_last_checkpoint(tmp_path):
   assert set(found.params) == {'dit', 'text', 'autoencoder'}
   assert_same(found.params, state['ema'] | frozen)
   assert found.config == config
-  alone = networks.read(path, ('dit',))
-  assert set(alone.params) == {'dit'}
-  other = jax.tree.map(lambda x: x + 1, frozen)
-  networks.write(
-    tmp_path / 'model', networks.Networks(config, other), 'float32'
+
+
+def test_a_run_must_find_what_it_took_as_it_was(tmp_path):
+  path = epath.Path(tmp_path) / 'run'
+  config = tiny.config()
+  config.autoencoder_from = config.text_from = str(tmp_path / 'model')
+  names = ('autoencoder', 'text')
+  frozen = tiny.write_model(tmp_path / 'model', *names).params
+  digests = {name: networks.digest(frozen[name]) for name in names}
+  state = write_run(path, config, ('dit',), digests)
+  assert_same(networks.read(path).params, state['ema'] | frozen)
+  rescaled = copy.deepcopy(config)
+  rescaled.autoencoder.latent_std = (9.0,) * 4
+  changed = (
+    (config, frozen | {'text': jax.tree.map(lambda x: x + 1, frozen['text'])}),
+    (rescaled, frozen),
   )
-  with pytest.raises(ValueError, match='is not the autoencoder that this run'):
+  for name, other in zip(('text', 'autoencoder'), changed, strict=True):
+    networks.write(tmp_path / 'model', networks.Networks(*other), 'float32')
+    with pytest.raises(ValueError, match=f'is not the {name} that this run'):
+      networks.read(path)
+  (tmp_path / 'model').rename(tmp_path / 'elsewhere')
+  with pytest.raises(ValueError, match='once it has ended, '):
     networks.read(path)
+
+
+def test_a_run_starts_from_another_by_what_it_needs_alone(tmp_path):
+  path = epath.Path(tmp_path) / 'run'
+  config = tiny.config()
+  config.autoencoder_from = str(tmp_path / 'nowhere')
+  digests = {'autoencoder': 'of what is not there'}
+  state = write_run(path, config, ('dit', 'text'), digests)
+  config.init_from = str(path)
+  (weights,) = networks.read_start(config, ('dit',)).values()
+  mesh = sharding.make_mesh(sharding.MeshConfig(fsdp=8))
+  where = sharding.param_shardings({'dit': weights.boxed}, mesh)['dit']
+  placed = weights.place(where)
+  assert_same(placed, state['ema']['dit'])
+  assert jax.tree.map(lambda x: x.sharding, placed) == where
 
 
 def test_a_run_of_an_autoencoder_has_one_network(tmp_path):

@@ -261,7 +261,7 @@ def _split(
     if group and size + array.nbytes > largest:
       yield group
       group, size = {}, 0
-    group[name] = np.ascontiguousarray(array)
+    group[name] = np.asarray(array, order='C')
     size += array.nbytes
   yield group
 
