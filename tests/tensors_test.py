@@ -259,9 +259,7 @@ def mutate(data, rng):
 # A network of these tensors, each as it is stored.
 PLACES = {
   name: names.Place((name,), f'{axes} -> {axes}', {})
-  for name, axes in zip(
-    arrays(), ('a b', 'a', 'a b c', 'a b', 'a'), strict=True
-  )
+  for name, axes in zip(arrays(), ('a b', 'a', 'a b c', 'a b', ''), strict=True)
 }
 
 
