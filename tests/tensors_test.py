@@ -264,12 +264,13 @@ PLACES = {
 
 
 def check_mutations(folder, sharded, count):
-  """Reads mutated files: each is refused, or has the numbers that it had.
+  """Reads mutated files: each is refused, or has the bits that it had.
 
-  Some are still files of tensors, but not of this network's.
+  Some are still files of tensors, but not of this network's. A type may become
+  another one, as BF16 less its B, which no reader can tell.
   """
   shapes = {name: x.shape for name, x in tensors.find(folder, STEM).items()}
-  wanted = {name: (x.dtype, x.tobytes()) for name, x in arrays().items()}
+  wanted = {name: x.tobytes() for name, x in arrays().items()}
   rng = np.random.default_rng(0)
   whole, text = file(folder).read_bytes(), index(sharded).read_bytes()
   header = whole[: 8 + int.from_bytes(whole[:8], 'little')]
@@ -291,7 +292,7 @@ def check_mutations(folder, sharded, count):
     same += 1
     for name, stored in found.items():
       value = tensors.read(stored.tensors[0])
-      assert (value.dtype, value.tobytes()) == wanted[name], data
+      assert value.tobytes() == wanted[name], data
   assert refused > 0.6 * count and same > 0.003 * count
 
 
