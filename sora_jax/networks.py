@@ -82,6 +82,8 @@ def read(
     return _read_model(path, names)
   if (path / 'config.json').exists():
     return _read_run(path, names)
+  if not path.exists():
+    raise ValueError(f'{path}: no such directory; give a model or a run')
   raise ValueError(
     f'{path} is neither a model (no {directory.INDEX}) nor a run (no '
     'config.json)'
@@ -190,7 +192,9 @@ def _read_again(
   config: config_lib.Config, digests: dict[str, str], path: epath.Path
 ) -> Params:
   """What a run took as it was, from where it was."""
-  whole = f'once it has ended, {path / "model"} has all'
+  whole = f'once it has ended, its model directory {path / "model"} has all'
+  if directory.is_model(path / 'model'):
+    whole = f'take {path / "model"}, which has all'
   found = copy.deepcopy(config)
   try:
     frozen = read_frozen(found)

@@ -319,7 +319,7 @@ def test_a_full_disk_is_told_and_leaves_what_was_made(
     (dict(certificate='a.pem'), '--certificate is given alone; give both'),
     (dict(tsa_url='a.org'), '--tsa_url=a.org is not http://... or https://...'),
     (dict(format='png'), 'png holds 1 frame, not 5; .* --size=32x32'),
-    (dict(model='nowhere'), 'nowhere is neither a model .* nor a run'),
+    (dict(model='nowhere'), 'nowhere: no such directory; give a model'),
   ],
 )
 def test_what_cannot_be_written_is_refused_before_it_is_made(

@@ -383,7 +383,7 @@ def test_a_decoder_that_is_trained_alone_keeps_the_scales_of_its_latents(
     ('autoencoder_from', '', 'autoencoder_from is empty'),
     ('autoencoder_from', '{}/dit_alone', 'has no autoencoder'),
     ('autoencoder_from', '{}/unmeasured', 'has no latent statistics'),
-    ('autoencoder_from', '{}/nowhere', 'neither a model .* nor a run'),
+    ('autoencoder_from', '{}/nowhere', 'nowhere: no such directory'),
     ('text_from', '{}/dit_alone', 'has no text'),
     ('data.latents', '{}/latents_of_others', 'with another autoencoder'),
     ('data.latents', '{}/model', 'not a directory of prepared latents'),
