@@ -78,7 +78,8 @@ def dit(**changes) -> torch.nn.Module:
 
 
 def vae(**config) -> torch.nn.Module:
-  return randomise(diffusers.AutoencoderKLWan(**config), 0.3)  # few are cut
+  """Of weights so large that what goes in is seen beside the biases."""
+  return randomise(diffusers.AutoencoderKLWan(**config))
 
 
 def umt5(**changes) -> torch.nn.Module:
