@@ -113,10 +113,10 @@ def release() -> config_lib.Config:
   config.autoencoder.channels = 32
   config.autoencoder.encoder_width = 24
   config.autoencoder.decoder_width = 32
-  config.data.world = 'scenes+balls+scenes+scene_joins'
-  config.data.sizes = ('128x128x33', '64x64x33', '192x112x33', '128x128x33')
+  config.data.world = 'scenes+balls+scenes'
+  config.data.sizes = ('128x128x33', '128x128x33', '192x112x33', '128x128x33')
   config.data.crops = ('128x128x33', '64x64x33')
-  config.data.clips = 4096  # 6 GB where data.rendered keeps them
+  config.data.clips = 3072  # 5 GB where data.rendered keeps them
   config.data.workers = 15
   config.reconstruction.squared = 10.0
   config.optim.learning_rate = 1e-3

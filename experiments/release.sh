@@ -1,7 +1,8 @@
 #!/bin/bash
 # Trains the model of both worlds, stage after stage, each for so many steps:
 #
-#   experiments/release.sh autoencoder=3000 prepare text=1500 dit=6000
+#   experiments/release.sh render autoencoder=3400 prepare text=500 \
+#     dit=2000 cooled=3000
 #
 # What a stage needs of an earlier one is in $RUNS (runs/release), and the folder
 # of real video that the autoencoder learns from beside the worlds is $CLIPS, or
@@ -24,6 +25,10 @@ train() {
 for stage in "$@"; do
   steps=${stage#*=}
   case ${stage%%=*} in
+    render)
+      # While the autoencoder compiles and learns; others wait for their clips.
+      $PYTHON experiments/render.py "$RUNS/rendered" &
+      ;;
     autoencoder)
       train autoencoder "$steps" \
         --config=experiments/autoencoder.py:release \
@@ -39,7 +44,8 @@ for stage in "$@"; do
       XLA_FLAGS="$XLA_FLAGS --xla_gpu_autotune_level=0" \
         $PYTHON launch.py prepare --workdir="$RUNS" ${FLAGS:-} \
         --config=experiments/text_to_video.py:release \
-        --config.autoencoder_from="$RUNS/autoencoder/model"
+        --config.autoencoder_from="$RUNS/autoencoder/model" \
+        --config.data.rendered="$RUNS/rendered"
       ;;
     text)
       train text "$steps" \
@@ -52,6 +58,13 @@ for stage in "$@"; do
         --config=experiments/text_to_video.py:release \
         --config.autoencoder_from="$RUNS/autoencoder/model" \
         --config.init_from="$RUNS/text/model" \
+        --config.data.latents="$RUNS/latents"
+      ;;
+    cooled)
+      train cooled "$steps" \
+        --config=experiments/text_to_video.py:release_cooled \
+        --config.autoencoder_from="$RUNS/autoencoder/model" \
+        --config.init_from="$RUNS/dit/model" \
         --config.data.latents="$RUNS/latents"
       ;;
     *)

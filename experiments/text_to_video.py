@@ -32,8 +32,8 @@ training on two CPU cores.
 `balls_last` goes on once more, likewise. None of the three ships: clips join
 better, and prompts are kept a little less.
 
-`release` is for both worlds and sizes around 128x128; `release.sh` trains all
-of its stages, and needs an accelerator.
+`release` and `release_cooled` are for both worlds and sizes around 128x128;
+`release.sh` trains all of their stages, and needs an accelerator.
 """
 
 from sora_jax import config as config_lib, networks, objectives
@@ -160,10 +160,10 @@ def release() -> config_lib.Config:
   config.data.sizes = (
     *('128x128x17', '64x64x33', '128x128x33', '128x128x33'),
     *('192x112x17', '64x64x33', '128x128x17', '64x64x33'),
-    *('112x192x17', '80x48x33', '128x128x33', '128x128x33'),
-    *('128x128x1', '64x64x33', '128x128x33', '48x80x33'),
+    *('112x192x17', '64x64x33', '128x128x33', '128x128x33'),
+    *('128x128x1', '64x64x33', '128x128x33', '64x64x33'),
   )
-  config.data.clips = 24576
+  config.data.clips = 20480
   limits = config.data.limits
   limits.rows, limits.tokens, limits.text, limits.clips = 64, 576, 320, 4
   limits.groups = 36
@@ -178,8 +178,6 @@ def release() -> config_lib.Config:
     midstream=0.15,
   )
   config.data.workers = 15
-  config.optim.schedule = 'cosine'
-  config.optim.end_fraction = 0.01
   config.sample.size = '128x128x33'
   config.sample.fps = 8.0
   config.sample.text_slots = 160
@@ -192,6 +190,16 @@ def release() -> config_lib.Config:
   return config
 
 
+def release_cooled() -> config_lib.Config:
+  config = release()
+  config.seed = 1
+  config.optim.learning_rate = 8e-4
+  config.optim.warmup_steps = 50
+  config.optim.schedule = 'cosine'
+  config.optim.end_fraction = 0.01
+  return config
+
+
 VARIANTS = {
   'balls': balls,
   'balls_cooled': balls_cooled,
@@ -200,6 +208,7 @@ VARIANTS = {
   'balls_more': balls_more,
   'balls_last': balls_last,
   'release': release,
+  'release_cooled': release_cooled,
 }
 
 
