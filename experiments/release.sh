@@ -22,12 +22,39 @@ train() {
     "$@" ${FLAGS:-}
 }
 
+render() {  # on all cores; clips of the autoencoder first, as it is first
+  $PYTHON - "$RUNS/rendered" <<'EOF'
+import functools
+import multiprocessing
+import sys
+
+sys.path.insert(0, '.')
+from experiments import autoencoder, text_to_video
+from sora_jax.data import pipeline
+
+
+def render(source, index):
+  source.window(index, 0, 1)  # which keeps the clip
+
+
+# What comes by a pipe cannot be loaded again, so that workers are forks.
+with multiprocessing.get_context('fork').Pool() as pool:
+  for config in (autoencoder.release(), text_to_video.release()):
+    config.data.rendered = sys.argv[1]
+    source = pipeline.make_source(config.data)
+    work = functools.partial(render, source)
+    for done, _ in enumerate(pool.imap(work, range(len(source)), 8), 1):
+      if done % 2048 == 0:
+        print(f'rendered {done} of {len(source)}', flush=True)
+EOF
+}
+
 for stage in "$@"; do
   steps=${stage#*=}
   case ${stage%%=*} in
     render)
       # While the autoencoder compiles and learns; others wait for their clips.
-      $PYTHON experiments/render.py "$RUNS/rendered" &
+      render &
       ;;
     autoencoder)
       train autoencoder "$steps" \
