@@ -6,6 +6,7 @@ refused by a run with another one.
 """
 
 import math
+import time
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -40,6 +41,7 @@ ENCODE_BATCH = 8
 MOST_PIXELS = 2**24
 # Clips that may wait for others of their size, which bounds memory.
 MOST_WAITING = 64
+TOLD_EVERY = 1024  # clips between two lines that say how far it is
 
 
 def check(config: config_lib.Config) -> None:
@@ -109,7 +111,7 @@ def prepare(
   )
   features = _feature_fn(config, frozen.get('text'), encode_text)
   net, restarts = config.autoencoder, pieces.restarts(config.data.shares)
-  count, used = 0, set()
+  count, used, start = 0, set(), time.monotonic()
   with sharding.use(mesh), latents.Writer(out) as writer:
     for clips in _batches(_clips(source, config)):
       # The last clip is repeated to fill the one shape that is compiled.
@@ -132,8 +134,8 @@ def prepare(
         writer.write(row, latents.Record(latent, texts, restart))
         count += 1
         used.add(clip.id.partition('+')[0])
-        if count % 1024 == 0:
-          logging.info('prepared %d of about %d clips', count, len(source))
+        if count % TOLD_EVERY == 0:
+          _tell(count, len(source), time.monotonic() - start)
     if not count:
       raise ValueError(
         f'none of the {len(source)} clips of the corpus could be prepared'
@@ -150,6 +152,14 @@ def prepare(
       info['empty_features'] = empty.tolist()
       info['text_width'] = empty.shape[-1]
     writer.finish(info)
+
+
+def _tell(count: int, total: int, seconds: float) -> None:
+  print(
+    f'prepared {count:,} of about {total:,} clips, '
+    f'{count / seconds:.3g} clips/s',
+    flush=True,
+  )
 
 
 def _slots(

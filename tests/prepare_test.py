@@ -40,11 +40,18 @@ def encode(networks, video):
   return np.asarray(run(networks.params['autoencoder'], video[None]))[0]
 
 
-def test_every_clip_of_a_world_is_encoded_at_its_own_size(model, tmp_path):
+def test_every_clip_of_a_world_is_encoded_at_its_own_size(
+  model, tmp_path, monkeypatch, capsys
+):
   path, networks = model
   config = world(model)
   flags = types.SimpleNamespace(data=None, workdir=str(tmp_path))
+  monkeypatch.setattr(prepare, 'TOLD_EVERY', 4)
   prepare.main(config, flags)
+  lines = capsys.readouterr().out.splitlines()
+  assert [line.partition(',')[0] for line in lines[:2]] == [
+    f'prepared {count} of about 10 clips' for count in (4, 8)
+  ]
   source = latents.LatentSource(tmp_path / 'latents')
   assert len(source) == 10
   sizes = {(2, 4, 4), (3, 4, 6)}
