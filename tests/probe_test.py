@@ -42,36 +42,6 @@ def test_the_order_of_frames_is_seen(params):
   assert np.abs(seen(video) - seen(video[:, ::-1])).max() > 1e-3
 
 
-def test_motion_is_told_in_pixels_of_both_sizes():
-  down, right = np.mgrid[:64, :64]
-
-  def frame(t):  # moves 0.7 pixels to the right and 0.4 up
-    x, y = right - 0.7 * t, down + 0.4 * t
-    return 0.4 * (np.sin(0.5 * x) + np.cos(0.4 * y + 0.2 * x))
-
-  video = np.stack([frame(t) for t in range(3)])[None, ..., None]
-  told = np.asarray(probe.motion(jnp.float32(video.repeat(3, axis=-1))))
-  middle = np.median(told[0, 0], axis=(0, 1))
-  np.testing.assert_allclose(middle[[0, 1]], [0.7, -0.4], atol=0.05)
-  np.testing.assert_allclose(middle[[3, 4]], [0.35, -0.2], atol=0.08)
-  assert not told[0, 2][..., [0, 1, 3, 4]].any()  # nothing follows it
-
-
-def test_motion_of_noise_is_unsure_and_small():
-  rng = np.random.default_rng(0)
-  video = jnp.float32(0.01 * rng.normal(size=(1, 3, 32, 32, 3)))
-  right, down, sure = np.moveaxis(np.asarray(probe.motion(video)), -1, 0)[:3]
-  assert max(np.abs(right).max(), np.abs(down).max()) < 0.1
-  assert sure.max() < 0  # FLAT is more than its slopes
-
-
-def test_what_lies_elsewhere_is_told_apart(params):
-  """As one that goes left and one that goes right, seen from the middle."""
-  video = jnp.zeros((1, 4, 32, 64, 3)).at[:, :, 8:16, 8:16].set(1.0)
-  scores = lambda video: probe.look(CONFIG, params, video).scores
-  assert np.abs(scores(video) - scores(video[:, :, :, ::-1])).max() > 1e-3
-
-
 def test_a_frame_is_heard_from_all_over_the_clip(params):
   """From the first frame to the last, by what is pooled of all."""
   video = clip(5)
