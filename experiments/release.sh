@@ -6,9 +6,9 @@
 #
 # What a stage needs of an earlier one is in $RUNS (runs/release), and the folder
 # of real video that the autoencoder learns from beside the worlds is $CLIPS, or
-# none. FLAGS are added to every command. Beside one H100, 16 cores render all
-# clips in 190 s; on it the autoencoder takes 30 steps a second, after about two
-# minutes of compilation. The probe, which scores what the model makes, needs no
+# none. FLAGS are added to every command. 16 cores render all clips in 190 s;
+# on one H100 the autoencoder takes 30 steps a second, after about two minutes of
+# compilation. The probe, which scores what the model makes, needs no
 # other stage.
 set -eu
 RUNS=${RUNS:-runs/release}
@@ -23,30 +23,37 @@ train() {
     "$@" ${FLAGS:-}
 }
 
+dit() {  # a part of the DiT's training, and what it goes on from
+  train "$1" "$2" --config="experiments/text_to_video.py:$3" \
+    --config.autoencoder_from="$RUNS/autoencoder/model" \
+    --config.init_from="$RUNS/$4/model" \
+    --config.data.latents="$RUNS/latents"
+}
+
 render() {  # on all cores; clips of the autoencoder first, as it is first
-  $PYTHON - "$RUNS/rendered" <<'EOF'
+  $PYTHON - "$RUNS/rendered" ${FLAGS:-} <<'EOF'
 import functools
 import multiprocessing
 import sys
 
-sys.path.insert(0, '.')
-from experiments import autoencoder, text_to_video
+from sora_jax import experiment
 from sora_jax.data import pipeline
 
 
-def render(source, index):
-  source.window(index, 0, 1)  # which keeps the clip
+def keep(source, index):
+  source.window(index, 0, 1)
 
 
 # What comes by a pipe cannot be loaded again, so that workers are forks.
 with multiprocessing.get_context('fork').Pool() as pool:
-  for config in (autoencoder.release(), text_to_video.release()):
+  for name in ('autoencoder', 'text_to_video'):
+    config = experiment.load(f'experiments/{name}.py:release', sys.argv[2:])
     config.data.rendered = sys.argv[1]
     source = pipeline.make_source(config.data)
-    work = functools.partial(render, source)
+    work = functools.partial(keep, source)
     for done, _ in enumerate(pool.imap(work, range(len(source)), 8), 1):
       if done % 2048 == 0:
-        print(f'rendered {done} of {len(source)}', flush=True)
+        print(f'{name}: rendered {done} of {len(source)} clips', flush=True)
 EOF
 }
 
@@ -54,8 +61,10 @@ for stage in "$@"; do
   steps=${stage#*=}
   case ${stage%%=*} in
     render)
-      # While the autoencoder compiles and learns; others wait for their clips.
+      # In the background, while the autoencoder compiles and learns; a clip that
+      # it wants before its turn it renders by itself.
       render &
+      continue
       ;;
     autoencoder)
       train autoencoder "$steps" \
@@ -68,6 +77,7 @@ for stage in "$@"; do
         --config.data.workers=15
       ;;
     prepare)
+      wait  # for what is still rendered
       $PYTHON launch.py prepare --workdir="$RUNS" ${FLAGS:-} \
         --config=experiments/text_to_video.py:release \
         --config.autoencoder_from="$RUNS/autoencoder/model" \
@@ -79,20 +89,8 @@ for stage in "$@"; do
         --config.autoencoder_from="$RUNS/autoencoder/model" \
         --config.data.latents="$RUNS/latents"
       ;;
-    dit)
-      train dit "$steps" \
-        --config=experiments/text_to_video.py:release \
-        --config.autoencoder_from="$RUNS/autoencoder/model" \
-        --config.init_from="$RUNS/text/model" \
-        --config.data.latents="$RUNS/latents"
-      ;;
-    cooled)
-      train cooled "$steps" \
-        --config=experiments/text_to_video.py:release_cooled \
-        --config.autoencoder_from="$RUNS/autoencoder/model" \
-        --config.init_from="$RUNS/dit/model" \
-        --config.data.latents="$RUNS/latents"
-      ;;
+    dit) dit dit "$steps" release text ;;
+    cooled) dit cooled "$steps" release_cooled dit ;;
     *)
       echo "$stage: not a stage" >&2
       exit 2

@@ -121,10 +121,7 @@ def prepare(
       again = [None] * len(clips)
       if restarts and z.shape[1] > 1:
         at = pieces.restart_at(z.shape[1], count // ENCODE_BATCH)
-        # Of the same length, which is compiled already: what follows the end
-        # changes nothing before it.
-        later = np.roll(video, -net.time * at, axis=1)
-        again = encode(later)[:, 1 : z.shape[1] - at]
+        again = _encode_from(at, encode, video, net.time)
       for clip, latent, restart in zip(clips, z, again, strict=False):
         captions = clip.caption.splitlines() or ['']
         slots = max(_slots(c, config, encode_text) for c in captions)
@@ -152,6 +149,23 @@ def prepare(
       info['empty_features'] = empty.tolist()
       info['text_width'] = empty.shape[-1]
     writer.finish(info)
+
+
+def _encode_from(
+  at: int, encode: codec.Encode, video: codec.Frames, time: int
+) -> codec.Latents:
+  """Latents after the one `at`, of a stream that starts with its last frame.
+
+  Args:
+    at: a latent frame.
+    encode: from `codec.make_encoder`.
+    video: clips.
+    time: frames that a latent after the first covers.
+  """
+  # Of the same length, which is compiled already: what follows the end changes
+  # nothing before it.
+  z = encode(np.roll(video, -time * at, axis=1))
+  return z[:, 1 : z.shape[1] - at]
 
 
 def _tell(count: int, total: int, seconds: float) -> None:
