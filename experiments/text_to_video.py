@@ -143,6 +143,20 @@ def balls_last() -> config_lib.Config:
   return config
 
 
+def balls_openings() -> config_lib.Config:
+  config = balls_tasks()
+  config.seed = 6
+  config.data.clips = 16384
+  config.data.limits.tokens = 160  # nine latents of 16, and an opening
+  config.data.shares.frames = 0.05
+  config.data.shares.end = 0.15
+  config.data.shares.opening = 0.75
+  config.sample.openings = True
+  config.optim.schedule = 'cosine'
+  config.run.steps = 6000
+  return config
+
+
 def release() -> config_lib.Config:
   config = balls()
   config.autoencoder_from = ''  # one of 32 channels, by flag
@@ -207,6 +221,7 @@ VARIANTS = {
   'balls_joins': balls_joins,
   'balls_more': balls_more,
   'balls_last': balls_last,
+  'balls_openings': balls_openings,
   'release': release,
   'release_cooled': release_cooled,
 }

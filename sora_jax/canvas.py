@@ -24,7 +24,7 @@ class Canvas(NamedTuple):
 
   At position 0 in time there is an image latent, of one frame; all others are
   of four, which others came before. A loop has none, and its last latent meets
-  its first.
+  its first. Its last latents may be no part of the clip: see `keyframes`.
   """
 
   known: Float[np.ndarray, 'F h w C']  # 0 where nothing is known
@@ -37,6 +37,12 @@ class Canvas(NamedTuple):
   beside: Float[np.ndarray, 'F h w K'] | None = None
   # Of two stories that are told at once, how much each latent is of the second.
   second: Float[np.ndarray, ' F'] | None = None
+  shown: int = 0  # of its latents, the last ones, which only the network sees
+
+  @property
+  def frames(self) -> int:
+    """Latent frames of the clip."""
+    return len(self.start) - self.shown
 
   @property
   def lines(self) -> int:
@@ -58,6 +64,7 @@ class CanvasTokens(NamedTuple):
 
 
 Latent = Float[np.ndarray, 'K h w C']
+Image = Float[np.ndarray, '1 h w C']  # the latent of one frame
 
 
 def text_to_video(
@@ -81,17 +88,24 @@ def text_to_video(
   )
 
 
-def keyframes(pieces: dict[int, Latent], frames: int) -> Canvas:
+def keyframes(
+  pieces: dict[int, Latent],
+  frames: int,
+  openings: dict[int, Image] | None = None,
+) -> Canvas:
   """Known pieces at chosen places, the rest from noise.
 
   A piece at 0 begins with the image latent of its own first frame, which
   animates an image or goes on from a clip. One further on is of a stream of
   its own whose image latent is left out: it ends a clip, which is then extended
-  backwards, or is a keyframe, or where another clip is to be met.
+  backwards, or is a keyframe, or where another clip is to be met. That image
+  latent can be shown beside the clip, in the place in time of the latent that
+  its frame closes: else the piece hardly says where in its motion it begins.
 
   Args:
     pieces: Latents of each piece, by its first latent frame.
     frames: Latent frames in all.
+    openings: Image latents of pieces further on, likewise.
 
   Raises:
     ValueError: no piece, pieces that overlap, leave the canvas or differ in
@@ -121,7 +135,32 @@ def keyframes(pieces: dict[int, Latent], frames: int) -> Canvas:
       f'canvas: all of the {frames} latent frames are known, which leaves none '
       'to make; ask for a longer clip, as --size=64x64x33'
     )
+  for at, opening in (openings or {}).items():
+    canvas = _show(canvas, opening, at - 1)
   return validate(canvas)
+
+
+def _show(canvas: Canvas, latent: Image, position: int) -> Canvas:
+  """With a known latent behind the clip, at a place in its time."""
+  add = lambda x, value: np.concatenate([x, np.full_like(x[:1], value)])
+  return canvas._replace(
+    known=np.concatenate([canvas.known, latent]),
+    start=add(canvas.start, 0),
+    text_of=add(canvas.text_of, 1),
+    position=add(canvas.position, position),
+    index=add(canvas.index, len(canvas.index)),
+    shown=canvas.shown + 1,
+  )
+
+
+def hide(canvas: Canvas) -> Canvas:
+  """Without what is shown beside the clip."""
+  if not canvas.shown:
+    return canvas
+  names = ('known', 'start', 'text_of', 'position', 'index', 'second')
+  arrays = {name: getattr(canvas, name) for name in names}
+  own = {k: v[: canvas.frames] for k, v in arrays.items() if v is not None}
+  return canvas._replace(**own, shown=0)
 
 
 def edit(latent: Latent, strength: float) -> Canvas:
@@ -174,14 +213,16 @@ def storyboard(canvas: Canvas, starts: Sequence[int]) -> Canvas:
   Raises:
     ValueError: starts that do not rise from 0 within the canvas.
   """
-  frames = len(canvas.start)
+  frames = canvas.frames
   rising = all(a < b for a, b in itertools.pairwise(starts))
   if not starts or starts[0] != 0 or not rising or starts[-1] >= frames:
     raise ValueError(
       f'canvas: scenes start at {list(starts)}; they must rise from 0 within '
       f'{frames} latent frames'
     )
-  line = line_of(np.arange(frames), starts)
+  # What is shown beside the clip belongs to its place in time.
+  frame = np.append(np.arange(frames), canvas.position[frames:])
+  line = line_of(frame, starts)
   text_of = np.broadcast_to(line[:, None, None], canvas.start.shape)
   return canvas._replace(text_of=text_of.astype(np.int32))
 
@@ -193,7 +234,9 @@ def two_stories(canvas: Canvas) -> Canvas:
   first line of the prompt, and as the last one that begins earlier, by the
   second line. Neither sees the other end, so each moves on as clips do, and
   what lies between them is blended from the one to the other at every step, as
-  overlapping windows are in MultiDiffusion (arXiv:2302.08113).
+  overlapping windows are in MultiDiffusion (arXiv:2302.08113). The last two
+  latents are of the second one alone, since a latent's frames are decoded from
+  the latent before it too.
 
   Raises:
     ValueError: one of the ends is not known, or what lies between them is not
@@ -201,17 +244,18 @@ def two_stories(canvas: Canvas) -> Canvas:
   """
   made = np.flatnonzero(canvas.start.any(axis=(1, 2)))
   first, last = made[[0, -1]] if made.size else (0, 0)
-  ends = 0 < first <= last < len(canvas.start) - 1
+  ends = 0 < first <= last < canvas.frames - 1
   if not ends or (canvas.start[first : last + 1] < 1).any():
     raise ValueError(
       'canvas: two stories need a known beginning, a known end and nothing '
       'known between them'
     )
   second = np.zeros(len(canvas.start), np.float32)
-  second[first : last + 1] = (
-    np.linspace(0, 1, last - first + 1) if last > first else 0.5
+  second[first:] = 1
+  turning = last - first + 1 - (last - first > 2)
+  second[first : first + turning] = (
+    np.linspace(0, 1, turning) if turning > 1 else 0.5
   )
-  second[last + 1 :] = 1
   line = 1 + (second >= 0.5)[:, None, None].astype(np.int32)
   text_of = np.broadcast_to(line, canvas.start.shape)
   return canvas._replace(second=second, text_of=text_of)

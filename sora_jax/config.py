@@ -68,6 +68,9 @@ class SampleConfig:
   # The network was taught one level a clip: what is known is noised along with
   # the rest, and put back at the end.
   one_level: bool = False
+  # The network knows the image latent that opens a known piece further on, by
+  # data.shares.opening.
+  openings: bool = False
   text_on_host: bool = False  # the text encoder runs on the CPU
   tile: int = 0  # pixels a side that are encoded and decoded at once; 0: all
   micro_batch: int = 4  # clips that run together; bits depend on it

@@ -288,8 +288,10 @@ class Stream:
     config = self._networks.config
     empty = blank(config, self._settings.size)
     canvases = [empty if r.canvas is None else r.canvas for r in filled]
+    if not config.sample.openings:
+      canvases = list(map(canvas_lib.hide, canvases))
     rows = to_rows(filled, canvases, self._encoder, self._settings.negative)
-    loop, frames = canvases[0].loop, len(canvases[0].start)
+    loop, frames = canvases[0].loop, canvases[0].frames
     window_latents = 1 + (self._settings.window - 1) // config.autoencoder.time
     most = frames if loop else window_latents
     _check_places(canvases[0], most, config.model.patch)
@@ -301,7 +303,8 @@ class Stream:
         for part, a, b in zip(parts, first, past, strict=True):
           part.known[: window.known] = np.concatenate([a, b])
       goes_on = frames > most
-      z = self._paint(parts, rows, goes_on)[:, window.known :]
+      z = self._paint(parts, rows, goes_on)
+      z = z[:, window.known : window.frames]
       with sharding.use(self._mesh), self._timed('decoding'):
         state, video = self._decode(self._placed['autoencoder'], z, state, loop)
       z = np.asarray(z)
@@ -377,7 +380,7 @@ class Stream:
       return
     self._counted = True
     clips = self._placed['autoencoder'], slots(self._settings, self._mesh)
-    size = layout.start.shape
+    size = (layout.frames, *layout.start.shape[1:])
     decoding = self._decode.needed(*clips, size, layout.loop, goes_on)
     # What frames to come need of those before is kept while they are painted.
     kept = self._decode.remembered(*clips, size) if goes_on else 0
@@ -402,7 +405,7 @@ def _check_places(
   layout: canvas_lib.Canvas, most: int, patch: tokens.Patch
 ) -> None:
   """Raises ValueError where a window would reach beyond the rotary tables."""
-  size = (min(len(layout.start), most), *layout.start.shape[1:])
+  size = (min(layout.frames, most), *layout.start.shape[1:])
   places = tokens.token_grid(size, patch)
   if max(places) > rope.MAX_POSITION:
     raise ValueError(

@@ -140,7 +140,7 @@ def prepare(
     info = {
       'channels': config.autoencoder.channels,
       'left_out': len(source) - len(used),
-      'restarts': restarts,
+      'openings': restarts,
       'made_of': _made_of(config),
       **_digests(frozen),
     }
@@ -154,7 +154,7 @@ def prepare(
 def _encode_from(
   at: int, encode: codec.Encode, video: codec.Frames, time: int
 ) -> codec.Latents:
-  """Latents after the one `at`, of a stream that starts with its last frame.
+  """The image latent of the last frame of the latent `at`, and what follows it.
 
   Args:
     at: a latent frame.
@@ -165,7 +165,7 @@ def _encode_from(
   # Of the same length, which is compiled already: what follows the end changes
   # nothing before it.
   z = encode(np.roll(video, -time * at, axis=1))
-  return z[:, 1 : z.shape[1] - at]
+  return z[:, : z.shape[1] - at]
 
 
 def _tell(count: int, total: int, seconds: float) -> None:
@@ -207,7 +207,8 @@ def _check_clips(
       raise ValueError(
         f'clip {index}: {error}; raise data.limits.text'
       ) from error
-    needed = math.prod(token_grid(info, config, most))
+    latent, rows, columns = token_grid(info, config, most)
+    needed = pieces.latents(config.data.shares, latent) * rows * columns
     if needed > limits.tokens:
       raise ValueError(
         f'clip {index} needs {needed} tokens, but data.limits.tokens is '

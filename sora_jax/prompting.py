@@ -144,7 +144,7 @@ def _storyboard(asked: Asked) -> tasks.Scene:
 
 def spoken(scene: tasks.Scene, lines: int) -> tasks.Scene:
   """The lines of a prompt speak one after the other, for as long each."""
-  starts = canvas_lib.even_starts(len(scene.canvas.start), lines)
+  starts = canvas_lib.even_starts(scene.canvas.frames, lines)
   canvas = canvas_lib.storyboard(scene.canvas, starts)
   return scene._replace(canvas=canvas)
 
@@ -294,7 +294,8 @@ def _check_seen(name: str, task: Task, scene: tasks.Scene, window: int) -> None:
   they paint. So a piece that the first one does not see would come as a cut.
   What a mask leaves of a frame tells of it, so frames with some are no cut.
   """
-  start = scene.canvas.start.reshape(len(scene.canvas.start), -1)
+  start = scene.canvas.start[: scene.canvas.frames]
+  start = start.reshape(len(start), -1)
   over = len(start) - (1 + (window - 1) // 4)
   after_made = np.maximum.accumulate(start.min(axis=1) == 1)
   if over <= 0 or not (after_made & (start.max(axis=1) == 0)).any():

@@ -3,9 +3,9 @@
 A task paints a canvas from frames and says what of the result is taken from
 those frames as they were. Frames are encoded as the network knows latents from
 its training: a piece at the start from its own first frame; a piece further on
-as a stream of its own, whose image latent is left out. So a piece of k latents
-is 1 + 4 (k - 1) frames at the start, and 1 + 4 k frames elsewhere, the first
-of which only comes before.
+as a stream of its own, whose image latent is shown beside the clip or left out.
+So a piece of k latents is 1 + 4 (k - 1) frames at the start, and 1 + 4 k frames
+elsewhere, the first of which closes the latent before.
 """
 
 import hashlib
@@ -176,9 +176,12 @@ def extend_backwards(
   """
   known = _enough(clip, latents, 'beginning')
   first = clip[:known]
-  at = 1 + _latents(frames)
+  at, latent = 1 + _latents(frames), encode(first)
   scene = _around(
-    {4 * at - 4: first}, {at: encode(first)[1:]}, 4 * (at + latents) - 3
+    {4 * at - 4: first},
+    {at: latent[1:]},
+    4 * (at + latents) - 3,
+    {at: latent[:1]},
   )
   return scene._replace(after=clip[known:])
 
@@ -212,11 +215,12 @@ def connect(
   head = _enough(one, latents, 'end')
   tail = _enough(other, latents, 'beginning')
   last, first = one[len(one) - head :], other[:tail]
-  at = latents + _latents(frames + 1)
+  at, latent = latents + _latents(frames + 1), encode(first)
   scene = _around(
     {0: last, 4 * at - 4: first},
-    {0: encode(last), at: encode(first)[1:]},
+    {0: encode(last), at: latent[1:]},
     4 * (at + latents) - 3,
+    {at: latent[:1]},
   )
   if lines == 2:
     scene = scene._replace(canvas=canvas_lib.two_stories(scene.canvas))
@@ -295,9 +299,10 @@ def _around(
   kept: dict[int, Video],
   pieces: dict[int, Float[np.ndarray, 'K h w C']],
   frames: int,
+  openings: dict[int, canvas_lib.Image] | None = None,
 ) -> Scene:
   """A scene of 1 + 4 k frames around known ones, and their latents."""
-  canvas = canvas_lib.keyframes(pieces, 1 + (frames - 1) // 4)
+  canvas = canvas_lib.keyframes(pieces, 1 + (frames - 1) // 4, openings)
   shape = next(iter(kept.values())).shape[1:]
   pixels = np.zeros((frames, *shape), np.uint8)
   keep = np.zeros(pixels.shape[:3], np.float32)

@@ -118,6 +118,11 @@ def check(config: config_lib.Config) -> None:
       f'run.replay_every={run.replay_every} must be a number of steps, or 0 '
       'for never'
     )
+  if config.data.shares.opening and not config.sample.openings:
+    raise ValueError(
+      f'data.shares.opening={config.data.shares.opening} teaches what no '
+      'prompt would be asked with: sample.openings must be True'
+    )
   if config.seed < 0:
     raise ValueError(f'seed={config.seed} must be 0 or more')
   if config.mesh.context > 1:

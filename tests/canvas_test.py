@@ -34,6 +34,31 @@ def test_two_clips_are_met_where_they_are_put():
   assert (painted.known[2:5] == 0).all()
 
 
+def test_what_opens_a_piece_is_shown_behind_the_clip():
+  pieces, opening = {0: latent(2), 5: latent(3)[1:]}, latent(1) + 1
+  painted = canvas.keyframes(pieces, 7, {5: opening})
+  plain = canvas.keyframes(pieces, 7)
+  assert (painted.shown, painted.frames, plain.shown) == (1, 7, 0)
+  np.testing.assert_array_equal(painted.known[7:], opening)
+  assert (painted.start[7:] == 0).all()
+  # In time it is where the last latent before the piece is.
+  assert painted.position.tolist() == [0, 1, 2, 3, 4, 5, 6, 4]
+  cut = canvas.to_tokens(painted, PATCH)
+  assert len(set(cut.index.tolist())) == len(cut.index) == 8 * 6
+  hidden = canvas.hide(canvas.two_stories(painted))
+  for one, other in zip(hidden, canvas.two_stories(plain), strict=True):
+    np.testing.assert_array_equal(one, other)
+
+
+def test_what_is_shown_listens_to_the_line_of_its_place():
+  painted = canvas.keyframes({5: latent(3)[1:]}, 7, {5: latent(1)})
+  spoken = canvas.storyboard(painted, [0, 3, 5]).text_of[:, 0, 0]
+  assert spoken.tolist() == [1, 1, 1, 2, 2, 3, 3, 2]
+  both = canvas.keyframes({0: latent(1), 5: latent(3)[1:]}, 7, {5: latent(1)})
+  told = canvas.two_stories(both)
+  assert told.second[7] == 1 and told.text_of[7, 0, 0] == 2
+
+
 def test_replace_repaints_what_the_mask_marks():
   clip, mask = latent(2), np.zeros((2, 4, 6), bool)
   mask[1, 2:, 1:3] = True
@@ -97,8 +122,21 @@ def test_two_stories_are_told_from_either_end():
   ends = cut.group[0], cut.group[-1], cut.group[2 * 6]
   assert len(set(map(int, ends))) == 3
 
-  one = canvas.keyframes({0: latent(2), 3: latent(1)}, 4)
-  np.testing.assert_allclose(canvas.two_stories(one).second, [0, 0, 0.5, 1])
+
+@pytest.mark.parametrize(
+  ('made', 'second'),
+  [
+    (1, [0.5]),
+    (2, [0, 1]),
+    (3, [0, 0.5, 1]),
+    (4, [0, 0.5, 1, 1]),
+    (6, [0, 0.25, 0.5, 0.75, 1, 1]),
+  ],
+)
+def test_the_second_story_has_the_last_latents_for_itself(made, second):
+  pieces = {0: latent(2), 2 + made: latent(1)}
+  painted = canvas.two_stories(canvas.keyframes(pieces, 3 + made))
+  np.testing.assert_allclose(painted.second, [0, 0, *second, 1])
 
 
 def spoiled(name):

@@ -228,6 +228,32 @@ def test_what_is_known_changes_what_is_made_around_it(networks):
   np.testing.assert_array_equal(other.latent[0], 1.0)
 
 
+def test_what_opens_a_piece_is_seen_by_a_network_that_knows_it(networks):
+  piece, config = np.zeros((1, 4, 4, 4), np.float32), networks.config
+  openings = {}, {2: piece}, {2: piece + 1.0}
+  requests = [
+    generate.Request('a', 7, canvas.keyframes({2: piece}, 3, opening))
+    for opening in openings
+  ]
+  make = lambda networks: [
+    next(generate.sample(networks, [request], SETTINGS)).latent
+    for request in requests
+  ]
+  ignored = make(networks)
+  for latent in ignored:
+    assert latent.shape == (3, 4, 4, 4)
+    np.testing.assert_array_equal(latent, ignored[0])
+  told = copy.deepcopy(config)
+  told.sample.openings = True
+  without, zero, one = make(networks._replace(config=told))
+  np.testing.assert_array_equal(without, ignored[0])
+  for latent in (zero, one):
+    assert latent.shape == (3, 4, 4, 4)
+    np.testing.assert_array_equal(latent[2:], piece)
+  assert np.abs(zero[:2] - without[:2]).max() > 1e-3
+  assert np.abs(one[:2] - zero[:2]).max() > 1e-3
+
+
 def test_canvases_of_one_batch_have_one_layout(networks):
   piece = np.zeros((1, 4, 4, 4), np.float32)
   requests = [

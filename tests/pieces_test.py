@@ -9,8 +9,8 @@ from sora_jax.data import pieces
 
 FRAMES, AT = 9, 4
 LATENT = np.random.default_rng(0).normal(size=(FRAMES, 4, 6, 2))
-# As if encoded anew: other numbers, for the last five latents.
-RESTART = LATENT[AT:] + 100
+# As if encoded anew: other numbers, for an image latent and the last five.
+RESTART = LATENT[AT - 1 :] + 100
 
 
 def lessons(count=300, restart=RESTART, **shares):
@@ -50,7 +50,9 @@ def test_a_piece_further_on_is_of_a_stream_that_started_anew(kind):
     inside = np.flatnonzero(frames[AT:]) + AT
     last = inside[-1] + 1
     assert inside.tolist() == list(range(AT, last))
-    np.testing.assert_array_equal(lesson.latent[AT:last], RESTART[: last - AT])
+    np.testing.assert_array_equal(
+      lesson.latent[AT:last], RESTART[1:][: last - AT]
+    )
     np.testing.assert_array_equal(lesson.latent[:AT], LATENT[:AT])
     assert len(lesson.latent) == (FRAMES if kind == 'middle' else last)
     np.testing.assert_array_equal(
@@ -62,6 +64,36 @@ def test_a_piece_further_on_is_of_a_stream_that_started_anew(kind):
     assert not frames[AT - 1]
   assert lasts == set(range(AT + 1, FRAMES + 1))
   assert starts == ({1, 2, 3} if kind == 'both' else {0})
+
+
+@pytest.mark.parametrize('kind', ['end', 'both', 'middle'])
+def test_the_image_latent_that_opens_a_piece_is_shown_behind_the_clip(kind):
+  shown = 0
+  with_and_without = zip(
+    lessons(**{kind: 1.0}), lessons(**{kind: 1.0}, opening=0.5), strict=True
+  )
+  for plain, lesson in with_and_without:
+    frames = len(plain.latent)
+    np.testing.assert_array_equal(lesson.latent[:frames], plain.latent)
+    np.testing.assert_array_equal(lesson.clean[:frames], plain.clean)
+    assert lesson.frame[:frames].tolist() == plain.frame.tolist()
+    assert lesson.source[:frames].tolist() == plain.source.tolist()
+    if len(lesson.latent) > frames:
+      np.testing.assert_array_equal(lesson.latent[frames:], RESTART[:1])
+      assert lesson.clean[frames:].all()
+      # Where the latent is that its frame closes.
+      assert lesson.frame[frames:] == lesson.source[frames:] == AT - 1
+      shown += 1
+  assert 120 < shown < 180  # of 300
+  for lesson in lessons(20, start=1.0, opening=1.0):
+    assert len(lesson.latent) == FRAMES
+
+
+def test_a_place_is_kept_for_what_is_shown():
+  shares = pieces.Shares(end=0.1, opening=0.5)
+  assert [pieces.latents(shares, frames) for frames in (1, 9)] == [1, 10]
+  assert pieces.latents(pieces.Shares(start=0.1, opening=0.5), 9) == 9
+  assert pieces.latents(pieces.Shares(end=0.1), 9) == 9
 
 
 def test_a_region_is_a_box_of_whole_tokens_for_all_frames():
@@ -156,5 +188,5 @@ def test_shares_that_cannot_be_are_refused(shares, message):
 
 def test_all_of_it_may_be_shared_out():
   names = [f.name for f in dataclasses.fields(pieces.Shares)]
-  equal = dict.fromkeys(names, 1 / (len(names) - 1))
-  pieces.check(pieces.Shares(**equal | {'midstream': 1.0}))
+  equal = dict.fromkeys(names, 1 / (len(names) - 2))
+  pieces.check(pieces.Shares(**equal | {'midstream': 1.0, 'opening': 1.0}))

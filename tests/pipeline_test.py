@@ -187,6 +187,30 @@ def test_a_clean_piece_is_a_group_of_its_own(source):
       assert clean[frame == 0].all() and not clean[frame == frames - 1].any()
 
 
+def test_an_opening_has_a_place_in_the_row_behind_its_clip(tmp_path):
+  rng = np.random.default_rng(0)
+  with latents.Writer(tmp_path / 'latents') as writer:
+    for i in range(COUNT):
+      latent = rng.normal(size=(3, 2, 4, CHANNELS))
+      restart = rng.normal(size=(2, 2, 4, CHANNELS)) + 100
+      record = latents.Record(latent, (), restart)
+      writer.write(latents.Row(f'{i}', latent.shape[:3], ['a'], 2), record)
+    writer.finish({'channels': CHANNELS, 'openings': True})
+  anew = latents.LatentSource(tmp_path / 'latents')
+  shares = pieces.Shares(end=1.0, opening=1.0)
+  with pytest.raises(ValueError, match='needs 8 tokens'):
+    packs(anew, shares=shares, limits={'tokens': 7})
+  pack = packs(anew, shares=shares)(0)
+  for r, segment, draw in segments(pack):
+    own = pack.segment[r] == segment
+    assert pack.position[r, own, 0].tolist() == [0, 0, 1, 1, 2, 2, 1, 1]
+    assert pack.index[r, own].tolist() == list(range(8))
+    clean = pack.group_clean[r][pack.group[r]][own]
+    assert clean.tolist() == [0] * 4 + [1] * 4
+    opening = tokens.patchify(anew[clip_of(draw)].restart[None, :1], PATCH)[0]
+    np.testing.assert_array_equal(pack.tokens[r, own][6:], opening)
+
+
 def test_a_midstream_begins_at_position_one(source):
   pack = packs(source, shares=pieces.Shares(midstream=1.0))(0)
   for r, segment, draw in segments(pack):

@@ -58,17 +58,19 @@ def test_going_on_starts_from_the_last_frames_as_a_stream_of_their_own():
   assert finished(scene) == [*range(10, 20)] + [255] * 8
 
 
-def test_going_back_leaves_out_the_image_latent_of_the_clip():
+def test_going_back_shows_the_image_latent_of_the_clip_by_itself():
   clip = frames_of(*range(10, 20))
   scene = tasks.extend_backwards(encode, clip, 8, latents=2)
-  assert known(scene) == [None, None, None, (11, 14), (15, 18)]
+  # The clip's first frame, by itself, is shown behind it.
+  assert known(scene) == [None, None, None, (11, 14), (15, 18), (10, 10)]
   assert finished(scene) == [255] * 8 + [*range(10, 20)]
 
 
 def test_clips_are_met_at_both_ends():
   one, other = frames_of(*range(10, 20)), frames_of(*range(30, 40))
   scene = tasks.connect(encode, one, other, 7, latents=1)
-  assert known(scene) == [(19, 19), None, None, (31, 34)]
+  assert known(scene) == [(19, 19), None, None, (31, 34), (30, 30)]
+  assert scene.canvas.position.tolist() == [0, 1, 2, 3, 2]
   assert finished(scene) == [*range(10, 20)] + [255] * 7 + [*range(30, 40)]
 
 

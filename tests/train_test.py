@@ -408,6 +408,7 @@ def test_a_decoder_that_is_trained_alone_keeps_the_scales_of_its_latents(
     ('optim.ema_decay', 2.0, r'optim.ema_decay=2.0 must be in \[0, 1\)'),
     ('data.limits.rows', 0, 'data.limits.rows=0 must be at least 1'),
     ('data.prefetch', -3, 'data.prefetch=-3 must be 0 or more'),
+    ('data.shares.opening', 0.5, 'sample.openings must be True'),
     ('data.caption_dropout', 1.5, 'caption_dropout=1.5 must be from 0 to 1'),
     ('denoising.level.std', -1.0, 'std=-1.0 must be at least 0'),
     ('stage', config_lib.Stage.TEXT, 'caption_dropout=0.1 must be 0'),

@@ -50,6 +50,17 @@ def test_a_window_is_led_by_the_first_latent_and_told_so_by_its_position():
   assert (whole.start == 0.5).all()
 
 
+def test_what_is_shown_goes_with_a_window_that_is_the_whole_clip():
+  pieces = {7: np.ones((2, 2, 2, 3), np.float32)}
+  painted = canvas.keyframes(pieces, 9, {7: pieces[7][:1] + 1})
+  (window,) = windows.split(painted.frames, 9, 2)
+  whole = windows.cut(painted, window)
+  assert (whole.shown, whole.frames) == (1, 9)
+  np.testing.assert_array_equal(whole.known, painted.known)
+  part = windows.cut(painted, windows.Window(0, 0, 5))
+  assert (part.shown, part.frames) == (0, 5)
+
+
 @pytest.fixture(scope='module')
 def networks():
   return generate.Networks(config := tiny.config(), tiny.params(config))

@@ -44,8 +44,9 @@ class Record(NamedTuple):
   latent: Float[np.ndarray, 'F h w C']  # normalised
   # Of each part of each caption, in order; or empty.
   features: tuple[Float[np.ndarray, 'L E'], ...]
-  # The last K latents again, of a stream that started a frame before them.
-  restart: Float[np.ndarray, 'K h w C'] | None = None
+  # The image latent of a frame, and the K latents behind it, which are the last
+  # ones of the clip again, of a stream that started with that frame.
+  restart: Float[np.ndarray, '1+K h w C'] | None = None
 
 
 class Writer:

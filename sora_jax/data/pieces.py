@@ -3,7 +3,8 @@
 A model that shall go on from a piece of video has to have seen such pieces
 beside noise, encoded as they will be: one at the start is of its own first
 frame, as the clip's latents are; one further on is of a stream that starts
-anew, whose image latent is left out. Prepared clips keep such a stream.
+anew, whose image latent is shown beside the clip or left out. Prepared clips
+keep such a stream.
 """
 
 import dataclasses
@@ -26,6 +27,9 @@ class Shares:
   end: float = 0.0  # at the end: begin earlier
   both: float = 0.0  # at both: connect
   middle: float = 0.0  # in between: keyframes
+  # Of those with an end, both or a middle, so many are shown the image latent
+  # that opens the later piece.
+  opening: float = 0.0
   region: float = 0.0  # all but a box in space: replace, outpaint
   # The image latent, clean, far ahead of a window with a clean start.
   anchor: float = 0.0
@@ -34,8 +38,14 @@ class Shares:
   midstream: float = 0.0
 
 
+OF_OTHERS = ('opening', 'midstream')  # shares of those shares
+
+
 class Lesson(NamedTuple):
-  """A clip as it is to be learned from."""
+  """A clip as it is to be learned from.
+
+  Its last latent may be one that is only shown, see `canvas.keyframes`.
+  """
 
   latent: Latent
   clean: Bool[np.ndarray, '_F _h _w']
@@ -50,11 +60,11 @@ def check(shares: Shares) -> None:
   for name, value in values.items():
     if not 0 <= value <= 1:
       raise ValueError(f'data.shares.{name}={value} must be from 0 to 1')
-  total = sum(values.values()) - shares.midstream
+  total = sum(v for name, v in values.items() if name not in OF_OTHERS)
   if total > 1 + 1e-9:
     raise ValueError(
-      f'data.shares: all but midstream add up to {total:g}; it must be 1 at '
-      'most'
+      f'data.shares: all but {" and ".join(OF_OTHERS)} add up to {total:g}; it '
+      'must be 1 at most'
     )
 
 
@@ -65,9 +75,14 @@ def restarts(shares: Shares) -> bool:
 
 def groups(shares: Shares, frames: int) -> int:
   """Noise levels that a clip of so many latent frames may need."""
-  known = dataclasses.replace(shares, frames=0.0, midstream=0.0)
+  known = dataclasses.replace(shares, frames=0.0, midstream=0.0, opening=0.0)
   any_known = max(dataclasses.astuple(known)) > 0
   return max(frames if shares.frames else 1, 2 if any_known else 1)
+
+
+def latents(shares: Shares, frames: int) -> int:
+  """Latents that a clip of so many may need a place for."""
+  return frames + (frames > 1 and restarts(shares) and shares.opening > 0)
 
 
 def restart_at(frames: int, choice: int) -> int:
@@ -89,14 +104,14 @@ def teach(
 
   Args:
     latent: Of the whole clip.
-    restart: Of a stream that started anew, without its image latent: the last
-      len(restart) latent frames; None where there is none.
+    restart: Of a stream that started anew: its image latent, and then the last
+      len(restart) - 1 latent frames; None where there is none.
     shares: How often which way.
     side: Rows and columns of a token, at which a region is cut.
     rng: Of this draw of this clip.
   """
   kind, cut = _kind(shares, rng), rng.random() < shares.midstream
-  frames, restarted = len(latent), 0 if restart is None else len(restart)
+  frames, restarted = len(latent), 0 if restart is None else len(restart) - 1
   if frames < {'frames': 1, 'anchor': 3}.get(kind, 2):
     kind = ''  # an image, or near to one
   if kind in ('end', 'both', 'middle') and not restarted:
@@ -117,11 +132,15 @@ def teach(
     # The clip ends with the piece, or goes on after it.
     last = rng.integers(at + 1, frames + 1)
     latent, clean = latent.copy(), clean.copy()
-    latent[at:last] = restart[: last - at]
+    latent[at:last] = restart[1 : 1 + last - at]
     clean[at:last] = True
     if kind != 'middle':
       latent, clean = latent[:last], clean[:last]
       source, frame = source[:last], frame[:last]
+    if rng.random() < shares.opening:
+      latent = np.concatenate([latent, restart[:1]])
+      clean = np.concatenate([clean, np.ones_like(clean[:1])])
+      source, frame = np.append(source, at - 1), np.append(frame, at - 1)
   if kind == 'region':
     clean[:] = ~_box(latent.shape[1:3], side, rng)
   return Lesson(latent, clean, kind == 'frames', frame, source)
@@ -143,10 +162,10 @@ def _anchored(latent: Latent, rng: np.random.Generator) -> Lesson:
 
 
 def _kind(shares: Shares, rng: np.random.Generator) -> str:
-  """One of the shares' names but midstream; '' for noise all over."""
+  """What is known of a clip, as a share is named; '' for noise all over."""
   at = rng.random()
   for name, share in dataclasses.asdict(shares).items():
-    if name != 'midstream':
+    if name not in OF_OTHERS:
       if at < share:
         return name
       at -= share

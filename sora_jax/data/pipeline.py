@@ -216,13 +216,14 @@ class PackBatches:
     self._source, self._config, self._patch = source, config, patch
     self._seed, self._rows = seed, rows
     grids = [tokens.token_grid(row.size, patch) for row in source.rows]
-    if pieces.restarts(config.shares) and not source.info.get('restarts'):
+    if pieces.restarts(config.shares) and not source.info.get('openings'):
       raise ValueError(
         f'{source.directory} has no streams that start anew, which data.shares '
         'of end, both and middle need; remove it to prepare it again'
       )
+    counts = [pieces.latents(config.shares, g[0]) * g[1] * g[2] for g in grids]
     needs = plan.Needs(
-      tokens=np.array([np.prod(grid) for grid in grids], int),
+      tokens=np.array(counts, int),
       text=np.array([row.slots for row in source.rows], int),
       groups=np.array([pieces.groups(config.shares, g[0]) for g in grids]),
     )
