@@ -152,8 +152,9 @@ def balls_openings() -> config_lib.Config:
   config.data.shares.end = 0.15
   config.data.shares.opening = 0.75
   config.sample.openings = True
+  config.optim.learning_rate = 4e-4
   config.optim.schedule = 'cosine'
-  config.run.steps = 6000
+  config.run.steps = 4000
   return config
 
 

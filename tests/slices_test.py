@@ -116,6 +116,12 @@ def test_the_first_release_by_euler_steps():
   np.testing.assert_allclose(slice_of('t2v', z), T2V, rtol=0, atol=2e-4)
 
 
+def test_two_experts():
+  """As A14B has them: there, both are the network of the first release."""
+  z = make('t2v', samplers.wan(2, 3.0), 'unipc', noise_of('t2v'), jnp.ones(3))
+  np.testing.assert_allclose(slice_of('t2v', z), T2V, rtol=0, atol=2e-4)
+
+
 def test_an_image_beside_the_noise():
   """As A14B sees it: a mask, which is 1 at the image, and its latent."""
   latent = image_latent('t2v', 9)
