@@ -84,13 +84,13 @@ def check(config: config_lib.Config, settings: Settings) -> None:
   networks_lib.check_statistics(config, 'model')
   size = settings.size
   net = config.autoencoder
-  autoencoder.check_size(net, size.frames, size.height, size.width)
   side = net.space * config.model.patch[1]
   if size.width % side or size.height % side:
     raise ValueError(
       f'{size.width}x{size.height} pixels: both sides must be multiples of '
       f'{side}, the pixels that one token covers'
     )
+  autoencoder.check_size(net, size.frames, size.height, size.width)
   for name, table in (
     ('sampler', samplers.SAMPLERS),
     ('schedule', samplers.SCHEDULES),

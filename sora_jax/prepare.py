@@ -64,26 +64,42 @@ def main(config: config_lib.Config, flags: types.SimpleNamespace) -> None:
   out = epath.Path(config.data.latents or epath.Path(flags.workdir) / 'latents')
   if out.exists():
     raise ValueError(f'{out} exists already; remove it to prepare it again')
-  prepare_once(config, frozen, out)
+  prepare_once(config, frozen, unprepared(config, out), out)
   made = latents.LatentSource(out)
   print(f'{out}: {len(made)} clips; {made.info["left_out"]} left out')
 
 
-def prepare_once(
-  config: config_lib.Config, frozen: dict[str, Params], out: epath.Path
-) -> None:
-  """Prepares what is not there, on process 0; the others wait for it.
+def unprepared(config: config_lib.Config, out: epath.Path) -> Any | None:
+  """The corpus, if it is still to be prepared; None where it lies in `out`.
 
   Raises:
-    ValueError: the corpus cannot be read, or none of its clips can.
+    ValueError: it cannot be read, or a clip does not fit the limits.
   """
   missing = np.array(not out.exists())
   if jax.process_count() > 1:
     # One looks for all: a late one would find what the first has made.
     missing = multihost_utils.broadcast_one_to_all(missing)
   if not missing:
-    return
+    return None
   source = corpus.open_corpus(config.data, out.parent)
+  if jax.process_index() == 0:
+    _check_clips(source, config, networks_lib.read_tokenizer(config).encode)
+  return source
+
+
+def prepare_once(
+  config: config_lib.Config,
+  frozen: dict[str, Params],
+  source: Any | None,
+  out: epath.Path,
+) -> None:
+  """Prepares what `unprepared` gave, on process 0; the others wait for it.
+
+  Raises:
+    ValueError: none of its clips can be read.
+  """
+  if source is None:
+    return
   if jax.process_index() == 0:
     prepare(config, frozen, source, out)
   if jax.process_count() > 1:
@@ -99,10 +115,9 @@ def prepare(
   """Encodes every clip of a corpus, and captions if their encoder is frozen.
 
   Raises:
-    ValueError: a clip does not fit the limits, or none can be read.
+    ValueError: none can be read.
   """
   encode_text = networks_lib.read_tokenizer(config).encode
-  _check_clips(source, config, encode_text)
   devices = jax.local_devices()
   devices = devices[: math.gcd(ENCODE_BATCH, len(devices))]
   mesh = sharding.make_mesh(sharding.MeshConfig(), devices)

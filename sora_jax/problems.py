@@ -29,6 +29,7 @@ from sora_jax.models import autoencoder, dit, lora, probe, text
 State = state_lib.State
 Params = Any
 
+Batches = Callable[[int], Any]  # step -> this host's rows of its batch
 Loss = Callable[[State, Params, Any], tuple[Array, Array, dict[str, Array]]]
 
 
@@ -45,7 +46,11 @@ class Problem(NamedTuple):
   # the compiler would fetch it from the device, which the loop forbids.
   loss: Loss
   judge_loss: Loss | None  # the same of the discriminator's parameters
-  make_batch: Callable[[int], Any]  # step -> this host's rows of its batch
+  # The shapes that a batch has, all hosts' rows together, in turn.
+  shapes: list[Any]
+  # Opens its data, which is prepared first where it must be: this may take
+  # hours, so it comes after all else that may be refused.
+  open_data: Callable[[], Batches]
   # What adapters lie beside, which the loss reads: the state's `frozen`.
   adapted: dict[str, networks_lib.Weights] = {}
 
@@ -60,6 +65,11 @@ def autoencoder_problem(
   batches = pipeline.FrameBatches(source, config.data, config.seed, rows)
   for crop in batches.crops:
     autoencoder.check_size(model, crop.frames, crop.height, crop.width)
+  count = config.data.limits.rows
+  shapes = [
+    batch.Frames(video=_video(count, crop), draw=_shape(np.int32, count))
+    for crop in batches.crops
+  ]
   adversarial = weights.adversarial > 0
   if weights.decoder_only:
     _keep_statistics(config)
@@ -103,7 +113,8 @@ def autoencoder_problem(
     frozen={},
     loss=loss,
     judge_loss=judge_loss if adversarial else None,
-    make_batch=batches,
+    shapes=shapes,
+    open_data=lambda: batches,
   )
 
 
@@ -144,7 +155,7 @@ def text_problem(
   frozen = networks_lib.read_frozen(config)
   _check_fit(config)
   start = networks_lib.read_start(config, ('text',))
-  batches = _packs(config, frozen, workdir, rows)
+  open_data = _packs(config, frozen, workdir, rows)
   make_text = networks_lib.make_init(config, ('text',))
 
   def init(key):
@@ -162,7 +173,8 @@ def text_problem(
     frozen={},
     loss=loss,
     judge_loss=None,
-    make_batch=batches,
+    shapes=[_pack(config, frozen)],
+    open_data=open_data,
   )
 
 
@@ -176,7 +188,7 @@ def diffusion_problem(
     sample.check_config(config)
   names = ('dit',) if 'text' in frozen else ('dit', 'text')
   start = networks_lib.read_start(config, names)
-  batches = _packs(config, frozen, workdir, rows)
+  open_data = _packs(config, frozen, workdir, rows)
   init, adapted = networks_lib.make_init(config, names), {}
   if config.lora.rank:
     _check_adapters(config, names, start)
@@ -202,7 +214,8 @@ def diffusion_problem(
     frozen=frozen,
     loss=loss,
     judge_loss=None,
-    make_batch=batches,
+    shapes=[_pack(config, frozen)],
+    open_data=open_data,
     adapted=adapted,
   )
 
@@ -230,15 +243,48 @@ def _packs(
   frozen: Params,
   workdir: epath.PathLike,
   rows: np.ndarray,
-) -> pipeline.PackBatches:
-  """Batches of prepared latents, which are prepared first if there are none."""
+) -> Callable[[], pipeline.PackBatches]:
+  """What opens prepared latents, and prepares them first if there are none.
+
+  Raises:
+    ValueError: they, or the clips that they are to be of, cannot be.
+  """
   place = epath.Path(config.data.latents or epath.Path(workdir) / 'latents')
-  prepare.prepare_once(config, frozen, place)
-  source = latents.LatentSource(place)
-  prepare.check_origin(source, frozen, config)
-  return pipeline.PackBatches(
-    source, config.data, config.model.patch, config.seed, rows
-  )
+  unprepared = prepare.unprepared(config, place)
+
+  def read():
+    source = latents.LatentSource(place)
+    prepare.check_origin(source, frozen, config)
+    return pipeline.PackBatches(
+      source, config.data, config.model.patch, config.seed, rows
+    )
+
+  if unprepared is None:
+    batches = read()
+    return lambda: batches
+
+  def prepare_and_read():
+    prepare.prepare_once(config, frozen, unprepared, place)
+    return read()
+
+  return prepare_and_read
+
+
+def _pack(config: config_lib.Config, frozen: Params) -> batch.Pack:
+  """Shapes of a batch of packs."""
+  limits, patch = config.data.limits, config.model.patch
+  values = int(np.prod(patch)) * config.autoencoder.channels
+  width = config.text.width if 'text' in frozen else 0
+  row = pipeline.empty_row(limits, values, width)
+  return jax.tree.map(lambda x: _shape(x.dtype, limits.rows, *x.shape), row)
+
+
+def _video(count: int, size: batch.Size) -> jax.ShapeDtypeStruct:
+  return _shape(np.uint8, count, size.frames, size.height, size.width, 3)
+
+
+def _shape(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct(shape, dtype)
 
 
 def _check_fit(config: config_lib.Config) -> None:
@@ -263,6 +309,13 @@ def _check_fit(config: config_lib.Config) -> None:
     )
 
 
+def _labelled(count: int, size: batch.Size) -> batch.Labelled:
+  """Shapes of a batch for the probe."""
+  video = _video(count, size)
+  labels = _shape(np.int32, count, len(scene_labels.FIELDS))
+  return batch.Labelled(video, labels, _shape(np.bool_, *video.shape[:-1]))
+
+
 def probe_problem(
   config: config_lib.Config, workdir: epath.PathLike, rows: np.ndarray
 ) -> Problem:
@@ -285,6 +338,7 @@ def probe_problem(
   sizes = tuple(batch.parse_size(size) for size in config.data.sizes)
   for size in sizes:
     probe.check_size(config.probe, size.height, size.width)
+  count = config.data.limits.rows
 
   def loss(state, trainable, clips):
     del state
@@ -296,9 +350,8 @@ def probe_problem(
     frozen={},
     loss=loss,
     judge_loss=None,
-    make_batch=labelled.LabelledBatches(
-      sizes, config.data.limits.rows, config.seed, rows
-    ),
+    shapes=[_labelled(count, size) for size in sizes],
+    open_data=lambda: labelled.LabelledBatches(sizes, count, config.seed, rows),
   )
 
 

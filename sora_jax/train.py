@@ -9,7 +9,7 @@ a batch of the step's number.
 
 import dataclasses
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -75,7 +75,9 @@ def train(config: config_lib.Config, workdir: epath.Path) -> State:
       workdir / 'checkpoints', keep=config.run.keep
     )
     with store:
-      state, step_fn = _start(config, problem, store, mesh)
+      make_state, step_fn = _start(config, problem, store, mesh)
+      batches = problem.open_data()
+      state = make_state()
       step = int(state['step'])
       _tell(f'{workdir}: step {step} of {config.run.steps}, {_size(state)}')
       if step < config.run.steps:
@@ -85,7 +87,10 @@ def train(config: config_lib.Config, workdir: epath.Path) -> State:
             k: networks_lib.digest(x) for k, x in problem.frozen.items()
           }
           writers.write_config(workdir, config_lib.to_dict(config), digests)
-        state = _loop(config, problem, store, mesh, state, step_fn, workdir)
+        read = lambda first: pipeline.iterate(batches, first, config.data)
+        state = _loop(
+          config, problem, store, mesh, state, step_fn, read, workdir
+        )
     export(config, problem, state, workdir / 'model')
     _tell(f'{workdir / "model"}: the model')
   return state
@@ -296,8 +301,12 @@ def _start(
   problem: Problem,
   store: checkpoint.CheckpointStore,
   mesh: jax.sharding.Mesh,
-) -> tuple[State, Callable]:
-  """The state to go on from, where it shall lie, and the compiled step."""
+) -> tuple[Callable[[], State], Callable]:
+  """What makes or restores the state, where it shall lie, and the step.
+
+  Raises:
+    ValueError: a device cannot hold it.
+  """
   transform = optimizer.make_optimizer(config.optim, config.run.steps)
   has_judge = problem.judge_loss is not None
 
@@ -327,16 +336,18 @@ def _start(
   wanted = state_lib.abstract(shape, where)
   if config.run.steps not in store.steps():
     _tell(_memory(config, problem, step_fn, wanted, mesh))
-  restored = store.restore(wanted)
-  if restored is None:
-    given = _given(problem, where)
-    # Donated, so that the weights are not there twice.
-    make = jax.jit(create, out_shardings=where, donate_argnums=(1, 2))
-    state = make(key, *given)
-  else:
+
+  def make_state():
+    restored = store.restore(wanted)
+    if restored is None:
+      given = _given(problem, where)
+      # Donated, so that the weights are not there twice.
+      make = jax.jit(create, out_shardings=where, donate_argnums=(1, 2))
+      return make(key, *given)
     logging.info('going on from step %d', restored.step)
-    state = restored.state
-  return state, step_fn
+    return restored.state
+
+  return make_state, step_fn
 
 
 def _given(problem: Problem, where: State) -> tuple[Params, Params]:
@@ -359,18 +370,10 @@ def _memory(
     ValueError: it is more than a device has.
   """
   place = sharding.batch_sharding(mesh)
-
-  def abstract(x):
-    shape = (config.data.limits.rows, *x.shape[1:])
-    return jax.ShapeDtypeStruct(shape, x.dtype, sharding=place)
-
-  sizes = {
-    config_lib.Stage.AUTOENCODER: len(config.data.crops),
-    config_lib.Stage.PROBE: len(config.data.sizes),
-  }.get(config.stage, 1)
-  batches = [
-    jax.tree.map(abstract, problem.make_batch(step)) for step in range(sizes)
-  ]
+  batches = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+    problem.shapes,
+  )
   parts = {
     'weights': memory.kept([state['trainable'], state['frozen']]),
     'average': memory.kept(state['ema']),
@@ -397,12 +400,13 @@ def _loop(
   mesh: jax.sharding.Mesh,
   state: State,
   step_fn: Callable,
+  read: Callable[[int], Iterator[Any]],
   workdir: epath.Path,
 ) -> State:
   """Steps to the end. Metrics are read one step late, so nothing waits."""
   first = int(state['step'])
   run = config.run
-  batches = pipeline.iterate(problem.make_batch, first, config.data)
+  batches = read(first)
   writer = writers.MetricWriter(
     workdir, run.steps, every=run.log_every, start_step=first
   )

@@ -366,7 +366,7 @@ def test_a_latent_has_the_size_that_its_tokens_fill(networks):
       {'size': batch.Size(32, 32, 101), 'window': 65},
       'window=65 frames must be 61 or fewer',
     ),
-    ({'size': batch.Size(33, 32, 5)}, '33x32 pixels: .* multiples of 8'),
+    ({'size': batch.Size(33, 32, 5)}, '33x32 pixels: .* multiples of 16'),
     ({'size': batch.Size(32, 32, 6)}, r'6 frames are not 1 \+ 4 k: use 5'),
     ({'sampler': 'huen'}, "'huen' is unknown; choose from euler, heun"),
     ({'steps': 0}, 'steps=0 must be 1 or more'),

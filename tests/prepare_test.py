@@ -30,6 +30,10 @@ def world(model, **data):
   return config
 
 
+def prepare_once(config, frozen, out):
+  prepare.prepare_once(config, frozen, prepare.unprepared(config, out), out)
+
+
 def encode(networks, video):
   """One clip by itself, in one pass."""
   run = jax.jit(
@@ -108,7 +112,7 @@ def test_files_keep_their_aspect_and_broken_ones_are_left_out(
   file, stat = folder / '2.mp4', (folder / '2.mp4').stat()
   file.write_bytes(bytes(stat.length))
   os.utime(file, (stat.mtime, stat.mtime))
-  prepare.prepare_once(
+  prepare_once(
     config,
     {'autoencoder': model[1].params['autoencoder']},
     epath.Path(tmp_path / 'latents'),
@@ -155,7 +159,7 @@ def test_a_frozen_encoder_is_run_once_a_caption(model, tmp_path):
   config.text_from = config.autoencoder_from
   config.data.clips, config.data.limits.tokens = 3, 24
   frozen = {k: model[1].params[k] for k in ('autoencoder', 'text')}
-  prepare.prepare_once(config, frozen, epath.Path(tmp_path / 'latents'))
+  prepare_once(config, frozen, epath.Path(tmp_path / 'latents'))
   source = latents.LatentSource(tmp_path / 'latents')
   assert source.info['text_width'] == config.text.width
   for index in range(3):
@@ -167,7 +171,7 @@ def test_a_frozen_encoder_is_run_once_a_caption(model, tmp_path):
     (features,) = source[index].features
     np.testing.assert_allclose(features, alone[0], atol=1e-4)
   problem = problems.diffusion_problem(config, tmp_path, np.arange(8))
-  pack = problem.make_batch(0)
+  pack = problem.open_data()(0)
   assert pack.text_ids is None and pack.text.shape[-1] == config.text.width
 
 
@@ -184,7 +188,7 @@ def test_nothing_is_left_of_a_preparation_that_failed(
   monkeypatch.setattr(latents.Writer, 'write', fail)
   out = epath.Path(tmp_path / 'latents')
   with pytest.raises(OSError, match='No space left'):
-    prepare.prepare_once(
+    prepare_once(
       world(model), {'autoencoder': model[1].params['autoencoder']}, out
     )
   assert list(tmp_path.iterdir()) == []
@@ -198,7 +202,7 @@ def test_captions_that_are_too_long_are_told_before_anything_is_encoded(
   with pytest.raises(
     ValueError, match='clip 0: .* does not fit 40 .*; raise data.l'
   ):
-    prepare.prepare_once(config, {}, epath.Path(tmp_path / 'latents'))
+    prepare_once(config, {}, epath.Path(tmp_path / 'latents'))
 
 
 def test_clips_that_are_too_large_are_told_before_anything_is_encoded(
@@ -209,12 +213,12 @@ def test_clips_that_are_too_large_are_told_before_anything_is_encoded(
   # 45 x 23 pixels are 48 x 16 in sides of 16; two latent frames: 6 tokens.
   config.data.sizes, config.data.limits.tokens = ('32x32x5',), 5
   with pytest.raises(ValueError, match='clip 0 needs 8 tokens.*raise it to 8'):
-    prepare.prepare_once(config, {}, epath.Path(tmp_path / 'latents'))
+    prepare_once(config, {}, epath.Path(tmp_path / 'latents'))
   config.data.limits.tokens = 8
   # Past the checks it comes to where it would compile.
   frozen = {'autoencoder': {}}
   with pytest.raises(AssertionError, match='before any compile'):
-    prepare.prepare_once(config, frozen, epath.Path(tmp_path / 'latents'))
+    prepare_once(config, frozen, epath.Path(tmp_path / 'latents'))
 
 
 def test_clips_of_one_size_are_encoded_together():

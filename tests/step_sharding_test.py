@@ -38,6 +38,7 @@ def run(problem, mesh):
   key = jax.random.key(config.seed)
   shape = jax.eval_shape(create, key)
   where = state_lib.shardings(stage.init, shape, mesh, frozen={})
+  batches = stage.open_data()
   with sharding.use(mesh):
     state = jax.jit(create, out_shardings=where)(key)
     first = jax.device_get(state['trainable'])
@@ -48,7 +49,7 @@ def run(problem, mesh):
     )
     history = []
     for i in range(STEPS):
-      pack = sharding.shard_batch(stage.make_batch(i), mesh)
+      pack = sharding.shard_batch(batches(i), mesh)
       state, sums = step(state, pack)
       history.append(jax.device_get(sums))
   return first, state, history

@@ -16,6 +16,7 @@ from sora_jax import (
   checkpoint,
   cli,
   config as config_lib,
+  memory,
   networks,
   problems,
   replay,
@@ -67,7 +68,8 @@ def linear_problem(bad=(), empty=(), order=None, weights=WEIGHTS, start=None):
     frozen={},
     loss=loss,
     judge_loss=None,
-    make_batch=make_batch,
+    shapes=[jax.ShapeDtypeStruct((ROWS, weights), np.float32)],
+    open_data=lambda: make_batch,
   )
 
 
@@ -264,7 +266,7 @@ def test_accumulation_changes_a_step_by_rounding_only(config, tmp_path):
   problem = problems.diffusion_problem(config, tmp_path, np.arange(8))
   params = tiny.params(config, 'dit', 'text')
   # 12 clips: the last rows are short of some, so micro-batches differ.
-  pack = problem.make_batch(0)
+  pack = problem.open_data()(0)
   filled = (pack.segment > 0).sum(axis=1)
   assert len(set(filled.reshape(-1, 4).sum(axis=0))) > 1
   loss, grads = gradients(config, problem, params, pack)
@@ -293,8 +295,36 @@ def test_the_losses_of_a_step_close_over_no_array_of_the_device(
     problem = problems.PROBLEMS[stage](config, tmp_path, rows)
     shapes = nn.unbox(jax.eval_shape(problem.init, jax.random.key(0)))
     state = dict(step=np.int32(0), trainable=shapes)
-    traced = jax.make_jaxpr(problem.loss)(state, shapes, problem.make_batch(0))
+    pack = problem.open_data()(0)
+    traced = jax.make_jaxpr(problem.loss)(state, shapes, pack)
     assert not [x for x in traced.consts if isinstance(x, jax.Array)], stage
+
+
+def test_batches_have_the_shapes_that_are_told_before_any_is_read(
+  config, tmp_path
+):
+  rows = np.arange(config.data.limits.rows)
+  config.data.crops, config.data.caption_dropout = ('16x16x5', '32x16x1'), 0.0
+  for stage in config_lib.Stage:
+    if stage is config_lib.Stage.PROBE:
+      config.data.world, config.data.sizes = 'scenes', ('32x32x5', '48x32x5')
+    problem = problems.PROBLEMS[stage](config, tmp_path, rows)
+    batches = problem.open_data()
+    for i, told in enumerate(problem.shapes):
+      found = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batches(i)
+      )
+      assert found == told, stage
+
+
+def test_a_run_that_does_not_fit_is_refused_before_its_corpus_is_prepared(
+  config, places, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(memory, 'capacity', lambda *unused: 10**5)
+  config.data.latents, config.data.limits.text = '', 96
+  with pytest.raises(ValueError, match='GB of a device'):
+    train.train(config, epath.Path(tmp_path / 'run'))
+  assert not (tmp_path / 'run' / 'latents').exists()
 
 
 def test_the_diffusion_loss_falls_on_a_small_corpus(

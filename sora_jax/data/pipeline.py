@@ -194,6 +194,34 @@ class FrameBatches:
     return transforms.random_crop(frames, crop.width, crop.height, rng)
 
 
+def empty_row(limits: plan.Limits, values: int, text_width: int) -> batch.Pack:
+  """A row of a pack without a clip, and without the batch axis.
+
+  Args:
+    limits: Of a pack.
+    values: P, numbers of a token.
+    text_width: E, of cached features; 0: it has text ids.
+  """
+  N, M, L, G = limits.tokens, limits.clips, limits.text, limits.groups
+  zeros = lambda *shape: np.zeros(shape, np.int32)
+  return batch.Pack(
+    tokens=np.zeros((N, values), np.float32),
+    position=zeros(N, 3),
+    index=zeros(N),
+    segment=zeros(N),
+    group=zeros(N),
+    group_clip=zeros(G),
+    group_index=zeros(G),
+    group_clean=zeros(G),
+    text_of=zeros(N),
+    text_segment=zeros(L),
+    draw=np.full(M, batch.EMPTY, np.int32),
+    tokens_in_clip=zeros(M),
+    text_ids=None if text_width else zeros(L),
+    text=np.zeros((L, text_width), np.float32) if text_width else None,
+  )
+
+
 class PackBatches:
   """Step -> `batch.Pack`, of prepared latents.
 
@@ -296,27 +324,9 @@ class PackBatches:
     return count, groups
 
   def _empty_row(self) -> batch.Pack:
-    limits = self._config.limits
-    N, M, L, G = limits.tokens, limits.clips, limits.text, limits.groups
-    zeros = lambda *shape: np.zeros(shape, np.int32)
-    width = self._source.info.get('text_width')
-    channels = self._source.info['channels']
-    return batch.Pack(
-      tokens=np.zeros((N, int(np.prod(self._patch)) * channels), np.float32),
-      position=zeros(N, 3),
-      index=zeros(N),
-      segment=zeros(N),
-      group=zeros(N),
-      group_clip=zeros(G),
-      group_index=zeros(G),
-      group_clean=zeros(G),
-      text_of=zeros(N),
-      text_segment=zeros(L),
-      draw=np.full(M, batch.EMPTY, np.int32),
-      tokens_in_clip=zeros(M),
-      text_ids=None if width else zeros(L),
-      text=np.zeros((L, width), np.float32) if width else None,
-    )
+    info = self._source.info
+    values = int(np.prod(self._patch)) * info['channels']
+    return empty_row(self._config.limits, values, info.get('text_width', 0))
 
   def _texts(
     self, entry: plan.Entry, record: latents.Record
