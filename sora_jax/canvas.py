@@ -60,6 +60,7 @@ class CanvasTokens(NamedTuple):
   text_of: Int[np.ndarray, ' N']
   group: Int[np.ndarray, ' N']  # tokens of one group start at one level
   first: Int[np.ndarray, ' G']  # the first token of each group
+  shown: Bool[np.ndarray, ' N']  # tokens that are no part of the clip
   second: Float[np.ndarray, ' N'] | None = None
 
 
@@ -99,7 +100,7 @@ def keyframes(
   animates an image or goes on from a clip. One further on is of a stream of
   its own whose image latent is left out: it ends a clip, which is then extended
   backwards, or is a keyframe, or where another clip is to be met. That image
-  latent can be shown beside the clip, in the place in time of the latent that
+  latent can be shown behind the clip, with the place in time of the latent that
   its frame closes: else the piece hardly says where in its motion it begins.
 
   Args:
@@ -109,7 +110,7 @@ def keyframes(
 
   Raises:
     ValueError: no piece, pieces that overlap, leave the canvas or differ in
-      size, or that leave nothing to make.
+      size, or that leave nothing to make; or an opening of no piece.
   """
   if not pieces:
     raise ValueError('canvas: no piece is known; that is text_to_video')
@@ -136,6 +137,13 @@ def keyframes(
       'to make; ask for a longer clip, as --size=64x64x33'
     )
   for at, opening in (openings or {}).items():
+    if (
+      at < 1 or at not in pieces or opening.shape[1:] != canvas.known.shape[1:]
+    ):
+      raise ValueError(
+        f'canvas: an opening at {at} of {opening.shape[1:]} belongs to no '
+        'piece of this size further on'
+      )
     canvas = _show(canvas, opening, at - 1)
   return validate(canvas)
 
@@ -154,7 +162,7 @@ def _show(canvas: Canvas, latent: Image, position: int) -> Canvas:
 
 
 def hide(canvas: Canvas) -> Canvas:
-  """Without what is shown beside the clip."""
+  """Without what is shown behind the clip."""
   if not canvas.shown:
     return canvas
   names = ('known', 'start', 'text_of', 'position', 'index', 'second')
@@ -220,7 +228,7 @@ def storyboard(canvas: Canvas, starts: Sequence[int]) -> Canvas:
       f'canvas: scenes start at {list(starts)}; they must rise from 0 within '
       f'{frames} latent frames'
     )
-  # What is shown beside the clip belongs to its place in time.
+  # What is shown behind the clip belongs to its place in time.
   frame = np.append(np.arange(frames), canvas.position[frames:])
   line = line_of(frame, starts)
   text_of = np.broadcast_to(line[:, None, None], canvas.start.shape)
@@ -234,9 +242,9 @@ def two_stories(canvas: Canvas) -> Canvas:
   first line of the prompt, and as the last one that begins earlier, by the
   second line. Neither sees the other end, so each moves on as clips do, and
   what lies between them is blended from the one to the other at every step, as
-  overlapping windows are in MultiDiffusion (arXiv:2302.08113). The last two
-  latents are of the second one alone, since a latent's frames are decoded from
-  the latent before it too.
+  overlapping windows are in MultiDiffusion (arXiv:2302.08113). Of four latents
+  and more the last two are of the second one alone, since a latent's frames are
+  decoded from the latent before it too.
 
   Raises:
     ValueError: one of the ends is not known, or what lies between them is not
@@ -342,5 +350,6 @@ def to_tokens(canvas: Canvas, patch: tokens.Patch) -> CanvasTokens:
     text_of=text_of[:, 0],
     group=group.astype(np.int32),
     first=first.astype(np.int32),
+    shown=place[:, 0] >= canvas.frames // patch[0],
     second=second,
   )

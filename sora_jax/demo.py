@@ -179,7 +179,7 @@ def _retrain(out: epath.Path) -> epath.Path:
   decoder.init_from = text.autoencoder_from
   train.train(decoder, out / 'decoder')
   made = out / 'text' / 'model'
-  for variant in ('balls', 'balls_cooled', 'balls_tasks'):
+  for variant in ('balls', 'balls_cooled', 'balls_tasks', 'balls_openings'):
     diffusion = experiment.load(f'{EXPERIMENTS}/text_to_video.py:{variant}')
     diffusion.init_from = str(made)
     if variant in ('balls', 'balls_cooled'):

@@ -341,7 +341,7 @@ class Stream:
     rows = rows._replace(known=tokens.patchify(known, patch))
     if beside is not None:
       rows = rows._replace(beside=tokens.patchify(beside, patch))
-    run = self._sampler(len(layout.start) if layout.loop else 0)
+    run = self._sampler(layout.frames if layout.loop else 0)
     with sharding.use(self._mesh):
       shared = jax.device_put(
         schedule(config, self._settings, layout),

@@ -391,6 +391,8 @@ def config_digest(networks: Networks, cache: float) -> str:
   """
   names = ['denoising', *(field(name) for name in sorted(networks.params))]
   fields = {n: config_lib.to_dict(getattr(networks.config, n)) for n in names}
+  if networks.config.sample.openings:
+    fields['openings'] = True
   if cache:
     fields['cache_curve'] = networks.config.sample.cache_curve
   return hashlib.sha256(json.dumps(fields).encode()).hexdigest()

@@ -176,6 +176,14 @@ def _lines(plan: canvas_lib.CanvasTokens) -> Int[Array, 'S N']:
   return jnp.broadcast_to(1 + np.arange(2)[:, None], (2, len(plan.start)))
 
 
+def _segments(plan: canvas_lib.CanvasTokens) -> Int[Array, 'S N']:
+  """1 where each of S stories sees a token; what is shown opens the second."""
+  every = jnp.ones((1, len(plan.start)), jnp.int32)
+  if plan.second is None:
+    return every
+  return jnp.concatenate([jnp.where(plan.shown, 0, every), every])
+
+
 def on_each_device(
   function: Callable[..., Any], mesh: Mesh
 ) -> Callable[..., Any]:
@@ -377,20 +385,19 @@ def _pack(plan: canvas_lib.CanvasTokens, rows: Rows, ways: int) -> batch.Pack:
   count = rows.text.shape[0] * ways
   each = lambda x: jnp.broadcast_to(x, (count, *np.shape(x)))
   text = lambda x: x[:, :ways].reshape(count, *x.shape[2:])
-  ones = np.ones(len(plan.start), np.int32)
-  lines = _lines(plan)
+  of_stories = lambda x: jnp.repeat(
+    jnp.tile(x, (count // ways // len(x), 1)), ways, 0
+  )
   return batch.Pack(
     tokens=None,
     position=each(plan.position),
     index=each(plan.index),
-    segment=each(ones),
+    segment=of_stories(_segments(plan)),
     group=each(plan.group),
     group_clip=each(np.ones(len(plan.first), np.int32)),
     group_index=each(np.arange(len(plan.first), dtype=np.int32)),
     group_clean=None,
-    text_of=jnp.repeat(
-      jnp.tile(lines, (count // ways // len(lines), 1)), ways, 0
-    ),
+    text_of=of_stories(_lines(plan)),
     text_segment=text(rows.text_segment),
     draw=None,
     tokens_in_clip=None,

@@ -90,7 +90,7 @@ def unprepared(config: config_lib.Config, out: epath.Path) -> Any | None:
 def prepare_once(
   config: config_lib.Config,
   frozen: dict[str, Params],
-  source: Any | None,
+  source: Any,
   out: epath.Path,
 ) -> None:
   """Prepares what `unprepared` gave, on process 0; the others wait for it.
@@ -98,8 +98,6 @@ def prepare_once(
   Raises:
     ValueError: none of its clips can be read.
   """
-  if source is None:
-    return
   if jax.process_index() == 0:
     prepare(config, frozen, source, out)
   if jax.process_count() > 1:
@@ -222,13 +220,18 @@ def _check_clips(
       raise ValueError(
         f'clip {index}: {error}; raise data.limits.text'
       ) from error
-    latent, rows, columns = token_grid(info, config, most)
-    needed = pieces.latents(config.data.shares, latent) * rows * columns
-    if needed > limits.tokens:
-      raise ValueError(
-        f'clip {index} needs {needed} tokens, but data.limits.tokens is '
-        f'{limits.tokens}: raise it to {needed}, or use smaller clips'
-      )
+    frames, rows, columns = token_grid(info, config, most)
+    shares = config.data.shares
+    needs = {
+      'tokens': pieces.most_latents(shares, frames) * rows * columns,
+      'groups': pieces.groups(shares, frames),
+    }
+    for name, needed in needs.items():
+      if needed > (limit := getattr(limits, name)):
+        raise ValueError(
+          f'clip {index} needs {needed} {name}, but data.limits.{name} is '
+          f'{limit}: raise it to {needed}, or use smaller clips'
+        )
 
 
 def _longest(config: config_lib.Config) -> batch.Size | None:

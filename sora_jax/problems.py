@@ -49,7 +49,7 @@ class Problem(NamedTuple):
   # The shapes that a batch has, all hosts' rows together, in turn.
   shapes: list[Any]
   # Opens its data, which is prepared first where it must be: this may take
-  # hours, so it comes after all else that may be refused.
+  # hours, so it comes after what a config can be refused for.
   open_data: Callable[[], Batches]
   # What adapters lie beside, which the loss reads: the state's `frozen`.
   adapted: dict[str, networks_lib.Weights] = {}

@@ -3,7 +3,7 @@
 A task paints a canvas from frames and says what of the result is taken from
 those frames as they were. Frames are encoded as the network knows latents from
 its training: a piece at the start from its own first frame; a piece further on
-as a stream of its own, whose image latent is shown beside the clip or left out.
+as a stream of its own, whose image latent is shown behind the clip or left out.
 So a piece of k latents is 1 + 4 (k - 1) frames at the start, and 1 + 4 k frames
 elsewhere, the first of which closes the latent before.
 """
@@ -52,7 +52,9 @@ class Scene(NamedTuple):
   def digest(self) -> str:
     """SHA-256 of all that a prompt and a seed are answered with."""
     digest = hashlib.sha256()
-    for part in (*self.canvas, *self[1:]):
+    canvas = self.canvas._asdict()
+    del canvas['shown']  # as the lengths of the others tell
+    for part in (*canvas.values(), *self[1:]):
       if part is not None:
         digest.update(np.ascontiguousarray(part).data)
     return digest.hexdigest()
@@ -122,7 +124,7 @@ def beside(networks: generate.Networks, scene: Scene, tile: int = 0) -> Scene:
   mask = np.broadcast_to(mask, (*latent.shape[:3], time))
   blank = canvas_lib.text_to_video(*latent.shape)
   canvas = blank._replace(
-    text_of=scene.canvas.text_of,
+    text_of=canvas_lib.hide(scene.canvas).text_of,
     beside=np.concatenate([mask, latent], axis=-1),
   )
   return scene._replace(canvas=canvas)
@@ -290,7 +292,7 @@ def outpaint(
 
 def text_to_video(canvas: canvas_lib.Canvas, size: batch.Size) -> Scene:
   """Nothing known; of a loop, all frames are of four to a latent."""
-  frames = 4 * len(canvas.start) if canvas.loop else size.frames
+  frames = 4 * canvas.frames if canvas.loop else size.frames
   empty = np.zeros((frames, size.height, size.width, 3), np.uint8)
   return _scene(canvas, empty, np.zeros(empty.shape[:3], np.float32))
 

@@ -9,7 +9,7 @@ a batch of the step's number.
 
 import dataclasses
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -87,9 +87,8 @@ def train(config: config_lib.Config, workdir: epath.Path) -> State:
             k: networks_lib.digest(x) for k, x in problem.frozen.items()
           }
           writers.write_config(workdir, config_lib.to_dict(config), digests)
-        read = lambda first: pipeline.iterate(batches, first, config.data)
         state = _loop(
-          config, problem, store, mesh, state, step_fn, read, workdir
+          config, problem, store, mesh, state, step_fn, batches, workdir
         )
     export(config, problem, state, workdir / 'model')
     _tell(f'{workdir / "model"}: the model')
@@ -123,11 +122,6 @@ def check(config: config_lib.Config) -> None:
       f'run.replay_every={run.replay_every} must be a number of steps, or 0 '
       'for never'
     )
-  if config.data.shares.opening and not config.sample.openings:
-    raise ValueError(
-      f'data.shares.opening={config.data.shares.opening} teaches what no '
-      'prompt would be asked with: sample.openings must be True'
-    )
   if config.seed < 0:
     raise ValueError(f'seed={config.seed} must be 0 or more')
   if config.mesh.context > 1:
@@ -145,6 +139,11 @@ def check(config: config_lib.Config) -> None:
       f'{config.stage.value} does not train; it must be 0'
     )
   pipeline.check(config.data)
+  if config.data.shares.opening and not config.sample.openings:
+    raise ValueError(
+      f'data.shares.opening={config.data.shares.opening} teaches what no '
+      'prompt would be asked with: sample.openings must be True'
+    )
   flow.check(config.denoising.level)
   for name, value in dataclasses.asdict(config.reconstruction).items():
     if not value >= 0:
@@ -400,13 +399,13 @@ def _loop(
   mesh: jax.sharding.Mesh,
   state: State,
   step_fn: Callable,
-  read: Callable[[int], Iterator[Any]],
+  make_batch: problems.Batches,
   workdir: epath.Path,
 ) -> State:
   """Steps to the end. Metrics are read one step late, so nothing waits."""
   first = int(state['step'])
   run = config.run
-  batches = read(first)
+  batches = pipeline.iterate(make_batch, first, config.data)
   writer = writers.MetricWriter(
     workdir, run.steps, every=run.log_every, start_step=first
   )

@@ -45,11 +45,9 @@ def split(frames: int, most: int, overlap: int) -> list[Window]:
 
 def cut(canvas: canvas_lib.Canvas, window: Window) -> canvas_lib.Canvas:
   """The canvas of a window; its finished latents are still to be filled in."""
-  which = np.arange(window.frames)
   if window.frames < canvas.frames:
     canvas = canvas_lib.hide(canvas)
-  else:
-    which = np.arange(len(canvas.start))
+  which = np.arange(window.frames + canvas.shown)
   if window.at:
     which = np.append(0, window.at + which[:-1])
   per_frame = ('known', 'start', 'text_of', 'position', 'index')

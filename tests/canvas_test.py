@@ -45,6 +45,7 @@ def test_what_opens_a_piece_is_shown_behind_the_clip():
   assert painted.position.tolist() == [0, 1, 2, 3, 4, 5, 6, 4]
   cut = canvas.to_tokens(painted, PATCH)
   assert len(set(cut.index.tolist())) == len(cut.index) == 8 * 6
+  assert cut.shown.tolist() == [False] * 42 + [True] * 6
   hidden = canvas.hide(canvas.two_stories(painted))
   for one, other in zip(hidden, canvas.two_stories(plain), strict=True):
     np.testing.assert_array_equal(one, other)
@@ -188,6 +189,14 @@ def test_what_cannot_be_sampled_is_refused_by_name(name, message):
     (
       lambda: canvas.keyframes({0: latent(1), 2: latent(1)[:, :2]}, 4),
       r'at 2 is \(2, 6, 3\), another one is \(4, 6, 3\)',
+    ),
+    (
+      lambda: canvas.keyframes({0: latent(2)}, 4, {0: latent(1)}),
+      'an opening at 0 of .* belongs to no piece',
+    ),
+    (
+      lambda: canvas.keyframes({2: latent(1)}, 4, {2: latent(1)[:, :2]}),
+      r'an opening at 2 of \(2, 6, 3\) belongs to no piece',
     ),
     (lambda: canvas.edit(latent(2), 1.2), r'strength=1\.2'),
     (

@@ -80,19 +80,21 @@ def test_retraining_hands_each_stage_what_the_last_one_made(
   names = [place.name for _, place in ran]
   assert names == [
     *('autoencoder', 'autoencoder_long', 'text', 'decoder'),
-    *('balls', 'balls_cooled', 'balls_tasks'),
+    *('balls', 'balls_cooled', 'balls_tasks', 'balls_openings'),
   ]
   model_of = lambda name: str(tmp_path / name / 'model')
-  _, long, text, decoder, balls, cooled, pieces = (config for config, _ in ran)
+  _, long, text, decoder, *stages = (config for config, _ in ran)
+  balls, cooled, pieces, openings = stages
   assert long.init_from == model_of('autoencoder')
   assert text.autoencoder_from == model_of('autoencoder_long')
-  starts = [config.init_from for config in (balls, cooled, pieces)]
-  assert starts == [model_of(n) for n in ('text', 'balls', 'balls_cooled')]
+  starts = [config.init_from for config in stages]
+  assert starts == [model_of(name) for name in ('text', *names[4:-1])]
   assert decoder.init_from == balls.autoencoder_from == text.autoencoder_from
   assert balls.data.latents == str(tmp_path / 'text' / 'latents')
-  assert pieces.data.latents == ''
-  assert pieces.autoencoder_from == model_of('decoder')
-  assert str(made) == model_of('balls_tasks')
+  for config in (pieces, openings):
+    assert config.data.latents == ''
+    assert config.autoencoder_from == model_of('decoder')
+  assert str(made) == model_of('balls_openings')
 
 
 @pytest.mark.slow

@@ -136,7 +136,8 @@ def test_frames_beside_the_noise_are_a_mask_and_a_latent():
   # Of the last frames, three are known of the second latent.
   clip = np.stack([image_of(i) for i in range(9)])
   ends = tasks.extend_backwards(encode, clip, 4, 1)
-  mask = tasks.beside(found, ends).canvas.beside[..., 0, 0, :4]
+  painted = canvas.validate(tasks.beside(found, ends).canvas)
+  mask = painted.beside[..., 0, 0, :4]
   np.testing.assert_array_equal(mask, [[0] * 4, [0, 0, 0, 1], [1] * 4])
   # All known: the latent is that of the clip.
   whole = scene._replace(pixels=clip, keep=np.ones((9, 32, 32), np.float32))

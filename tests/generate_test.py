@@ -304,6 +304,31 @@ def test_two_stories_are_each_their_own_and_blended_between(networks):
   assert np.abs(one[2] - other[2]).max() > 0.1
 
 
+def test_what_opens_a_piece_is_of_the_second_story_alone(networks):
+  told = copy.deepcopy(networks.config)
+  told.sample.openings = True
+  settings = SETTINGS._replace(size=batch.Size(32, 32, 17), steps=1)
+  make = lambda prompt, painted: (
+    next(
+      generate.sample(
+        networks._replace(config=told),
+        [generate.Request(prompt, 7, painted)],
+        settings,
+      )
+    ).latent
+  )
+  rng = np.random.default_rng(0)
+  head, tail, opening = rng.normal(size=(3, 1, 4, 4, 4)).astype(np.float32)
+  painted = canvas.keyframes({0: head, 4: tail}, 5, {4: opening})
+  made = make('a red ball\na blue cube', canvas.two_stories(painted))
+  one = make('a red ball', canvas.keyframes({0: head}, 5))
+  other = make('a blue cube', canvas.keyframes({4: tail}, 5, {4: opening}))
+  np.testing.assert_allclose(made[1], one[1], rtol=0, atol=2e-5)
+  np.testing.assert_allclose(made[3], other[3], rtol=0, atol=2e-5)
+  unopened = make('a blue cube', canvas.keyframes({4: tail}, 5))
+  assert np.abs(unopened[3] - other[3]).max() > 1e-3
+
+
 def test_a_loop_has_no_image_latent_and_is_turned(networks, monkeypatch):
   request = generate.Request('a ball', 7, canvas.loop(3, 4, 4, 4))
   (made,) = generate.sample(networks, [request], SETTINGS)

@@ -91,9 +91,9 @@ def test_the_image_latent_that_opens_a_piece_is_shown_behind_the_clip(kind):
 
 def test_a_place_is_kept_for_what_is_shown():
   shares = pieces.Shares(end=0.1, opening=0.5)
-  assert [pieces.latents(shares, frames) for frames in (1, 9)] == [1, 10]
-  assert pieces.latents(pieces.Shares(start=0.1, opening=0.5), 9) == 9
-  assert pieces.latents(pieces.Shares(end=0.1), 9) == 9
+  assert [pieces.most_latents(shares, frames) for frames in (1, 9)] == [1, 10]
+  assert pieces.most_latents(pieces.Shares(start=0.1, opening=0.5), 9) == 9
+  assert pieces.most_latents(pieces.Shares(end=0.1), 9) == 9
 
 
 def test_a_region_is_a_box_of_whole_tokens_for_all_frames():

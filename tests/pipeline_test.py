@@ -199,7 +199,7 @@ def test_an_opening_has_a_place_in_the_row_behind_its_clip(tmp_path):
   anew = latents.LatentSource(tmp_path / 'latents')
   shares = pieces.Shares(end=1.0, opening=1.0)
   with pytest.raises(ValueError, match='needs 8 tokens'):
-    packs(anew, shares=shares, limits={'tokens': 7})
+    packs(anew, shares=shares, limits=dict(tokens=7))
   pack = packs(anew, shares=shares)(0)
   for r, segment, draw in segments(pack):
     own = pack.segment[r] == segment

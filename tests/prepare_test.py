@@ -173,6 +173,9 @@ def test_a_frozen_encoder_is_run_once_a_caption(model, tmp_path):
   problem = problems.diffusion_problem(config, tmp_path, np.arange(8))
   pack = problem.open_data()(0)
   assert pack.text_ids is None and pack.text.shape[-1] == config.text.width
+  assert [x.shape for x in problem.shapes[0] if x is not None] == [
+    x.shape for x in pack if x is not None
+  ]
 
 
 def test_nothing_is_left_of_a_preparation_that_failed(
@@ -214,7 +217,10 @@ def test_clips_that_are_too_large_are_told_before_anything_is_encoded(
   config.data.sizes, config.data.limits.tokens = ('32x32x5',), 5
   with pytest.raises(ValueError, match='clip 0 needs 8 tokens.*raise it to 8'):
     prepare_once(config, {}, epath.Path(tmp_path / 'latents'))
-  config.data.limits.tokens = 8
+  config.data.limits.tokens, config.data.shares.start = 8, 0.5
+  with pytest.raises(ValueError, match='clip 0 needs 2 groups.*raise it to 2'):
+    prepare_once(config, {}, epath.Path(tmp_path / 'latents'))
+  config.data.limits.groups = 2
   # Past the checks it comes to where it would compile.
   frozen = {'autoencoder': {}}
   with pytest.raises(AssertionError, match='before any compile'):

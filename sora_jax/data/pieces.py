@@ -3,7 +3,7 @@
 A model that shall go on from a piece of video has to have seen such pieces
 beside noise, encoded as they will be: one at the start is of its own first
 frame, as the clip's latents are; one further on is of a stream that starts
-anew, whose image latent is shown beside the clip or left out. Prepared clips
+anew, whose image latent is shown behind the clip or left out. Prepared clips
 keep such a stream.
 """
 
@@ -80,7 +80,7 @@ def groups(shares: Shares, frames: int) -> int:
   return max(frames if shares.frames else 1, 2 if any_known else 1)
 
 
-def latents(shares: Shares, frames: int) -> int:
+def most_latents(shares: Shares, frames: int) -> int:
   """Latents that a clip of so many may need a place for."""
   return frames + (frames > 1 and restarts(shares) and shares.opening > 0)
 
@@ -137,7 +137,7 @@ def teach(
     if kind != 'middle':
       latent, clean = latent[:last], clean[:last]
       source, frame = source[:last], frame[:last]
-    if rng.random() < shares.opening:
+    if rng.random() < shares.opening and at > 1:
       latent = np.concatenate([latent, restart[:1]])
       clean = np.concatenate([clean, np.ones_like(clean[:1])])
       source, frame = np.append(source, at - 1), np.append(frame, at - 1)

@@ -246,10 +246,13 @@ class PackBatches:
     grids = [tokens.token_grid(row.size, patch) for row in source.rows]
     if pieces.restarts(config.shares) and not source.info.get('openings'):
       raise ValueError(
-        f'{source.directory} has no streams that start anew, which data.shares '
-        'of end, both and middle need; remove it to prepare it again'
+        f'{source.directory} has no streams that start anew, with what opens '
+        'them, which data.shares of end, both and middle need; remove it to '
+        'prepare it again'
       )
-    counts = [pieces.latents(config.shares, g[0]) * g[1] * g[2] for g in grids]
+    counts = [
+      pieces.most_latents(config.shares, g[0]) * g[1] * g[2] for g in grids
+    ]
     needs = plan.Needs(
       tokens=np.array(counts, int),
       text=np.array([row.slots for row in source.rows], int),
