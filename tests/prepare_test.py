@@ -217,7 +217,8 @@ def test_clips_that_are_too_large_are_told_before_anything_is_encoded(
   config.data.sizes, config.data.limits.tokens = ('32x32x5',), 5
   with pytest.raises(ValueError, match='clip 0 needs 8 tokens.*raise it to 8'):
     prepare_once(config, {}, epath.Path(tmp_path / 'latents'))
-  config.data.limits.tokens, config.data.shares.start = 8, 0.5
+  config.data.limits.tokens, config.data.limits.groups = 8, 1
+  config.data.shares.start = 0.5
   with pytest.raises(ValueError, match='clip 0 needs 2 groups.*raise it to 2'):
     prepare_once(config, {}, epath.Path(tmp_path / 'latents'))
   config.data.limits.groups = 2

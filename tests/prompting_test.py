@@ -70,13 +70,13 @@ def scene(
       'extend_backwards',
       dict(video=['a.mp4'], frames=4, keep=1),
       '32x32x16',
-      [0, 0, 1],
+      [0, 0, 1, 1],  # the last one is shown behind the clip
     ),
     (
       'connect',
       dict(video=['a.mp4', 'c.mp4'], frames=7, keep=1),
       '32x32x28',
-      [1, 0, 0, 1],
+      [1, 0, 0, 1, 1],
     ),
     ('loop', {}, '32x32x8', [0, 0]),
     ('storyboard', dict(prompts=['day\nnight']), '32x32x9', [0, 0, 0]),
@@ -93,7 +93,7 @@ def test_each_task_knows_the_pieces_that_it_is_given(
 def test_each_of_two_clips_that_are_connected_has_its_prompt(networks, files):
   given = dict(video=['a.mp4', 'c.mp4'], frames=7, keep=1)
   made = scene(networks, files, 'connect', prompts=['one\nother'], **given)
-  assert made.canvas.text_of[:, 0, 0].tolist() == [1, 1, 2, 2]
+  assert made.canvas.text_of[:, 0, 0].tolist() == [1, 1, 2, 2, 2]
 
 
 def test_an_edit_takes_as_many_frames_as_fill_latents(networks, files):
@@ -175,7 +175,7 @@ def test_what_leads_to_known_frames_fits_in_a_window(
   with pytest.raises(ValueError, match=f'at once, in a window of 13 .*{told}'):
     scene(networks, files, task, **given)
   made = scene(networks, files, task, **given | fits)
-  assert len(made.canvas.start) == 4  # as many as the window has
+  assert made.canvas.frames == 4  # as many as the window has
 
 
 def test_two_pieces_that_fill_a_window_can_only_be_smaller(networks, files):
@@ -211,7 +211,7 @@ def test_what_windows_can_go_on_with_may_be_longer(
   networks, files, task, given
 ):
   made = scene(networks, files, task, window=9, **given)
-  assert len(made.canvas.start) >= 5
+  assert made.canvas.frames >= 5
 
 
 def test_a_video_lies_in_the_middle_of_a_larger_frame(networks, files):

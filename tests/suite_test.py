@@ -32,10 +32,11 @@ class Blank:
     assert len(layouts) == 1, 'what is made together has one layout'
     self.asked += requests
     for request in requests:
-      frames, rows, columns, _ = request.canvas.known.shape
+      frames = request.canvas.frames
+      rows, columns = request.canvas.known.shape[1:3]
       count = 4 * frames if request.canvas.loop else 4 * frames - 3
       white = np.full((count, 8 * rows, 8 * columns, 3), 255, np.uint8)
-      yield generate.Made(request, request.canvas.known, white)
+      yield generate.Made(request, request.canvas.known[:frames], white)
 
 
 @pytest.fixture
