@@ -8,6 +8,7 @@ before signing, as no two signatures are equal. `--what=cache` is in
 """
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -133,6 +134,10 @@ def ways(
     mesh = _mesh(count, fsdp=count // 2)
     name = f'data=2 fsdp={count // 2}'
     yield Way(name, everyone, make(mesh, everyone))
+  if devices > 1:  # along these all devices paint the same
+    for axis in ('tensor', 'context'):
+      made = make(_mesh(2, **{axis: 2}), everyone)
+      yield Way(f'{axis}=2', everyone, made)
   repeats = flags.repeats or REPEATS
   made = make(_mesh(1), *[everyone[:1]] * repeats)
   yield Way(f'{repeats} times', [0] * repeats, made)
@@ -193,8 +198,9 @@ def write(model: str, steps: str, devices: str, out: str) -> None:
   np.save(out, np.stack(latents))
 
 
-def _mesh(devices: int, fsdp: int = 1) -> jax.sharding.Mesh:
-  shape = sharding.MeshConfig(data=devices // fsdp, fsdp=fsdp)
+def _mesh(devices: int, **axes: int) -> jax.sharding.Mesh:
+  data = devices // math.prod(axes.values())
+  shape = sharding.MeshConfig(data=data, **axes)
   return sharding.make_mesh(shape, jax.devices()[:devices])
 
 

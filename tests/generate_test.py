@@ -169,7 +169,13 @@ def test_zero_star_stands_still_at_first(networks):
 
 @pytest.mark.parametrize(
   ('devices', 'sizes'),
-  [(2, {'data': 2}), (8, {'data': 8}), (8, {'data': 2, 'fsdp': 4})],
+  [
+    (2, {'data': 2}),
+    (8, {'data': 8}),
+    (8, {'data': 2, 'fsdp': 4}),
+    (4, {'data': 2, 'tensor': 2}),
+    (4, {'data': 2, 'context': 2}),
+  ],
 )
 def test_a_clip_has_the_same_bits_on_any_mesh(networks, alone, devices, sizes):
   mesh = mesh_of(devices, **sizes)
