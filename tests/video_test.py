@@ -52,6 +52,8 @@ def encode(
     stream = out.add_stream(codec, rate=rate, options=options)
     _, stream.height, stream.width, _ = frames.shape
     stream.pix_fmt = 'yuv420p'
+    # With several, what a bit means that is flipped below depends on the load.
+    stream.codec_context.thread_count = 1
     for i, frame in enumerate(frames):
       picture = av.VideoFrame.from_ndarray(frame, format='rgb24')
       picture.pts = i if times is None else times[i]
