@@ -163,6 +163,24 @@ def balls_openings() -> config_lib.Config:
   return config
 
 
+def balls_ends() -> config_lib.Config:
+  config = balls_openings()
+  config.seed = 7
+  config.data.shares = pieces.Shares(
+    opening=0.9,
+    frames=0.05,
+    start=0.1,
+    end=0.3,
+    both=0.2,
+    middle=0.03,
+    region=0.07,
+    anchor=0.05,
+    midstream=0.12,
+  )
+  config.run.steps = 4500
+  return config
+
+
 def release() -> config_lib.Config:
   config = balls()
   config.autoencoder_from = ''  # one of 32 channels, by flag
@@ -228,6 +246,7 @@ VARIANTS = {
   'balls_more': balls_more,
   'balls_last': balls_last,
   'balls_openings': balls_openings,
+  'balls_ends': balls_ends,
   'release': release,
   'release_cooled': release_cooled,
 }

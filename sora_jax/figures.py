@@ -71,13 +71,22 @@ def nearness(made: Videos, cases: Cases, frames: slice) -> list[Figure]:
   ]
 
 
-def velocity(videos: Videos, truths: Truths, frames: slice) -> float:
-  """Distance from the simulator's in some frames, units/s."""
-  return mean(
-    tracker.velocity_error,
-    [video[frames] for video in videos],
-    [balls.span(truth, frames) for truth in truths],
+def step(
+  name: str, made: Videos, bound: Videos, truths: Truths, at: int
+) -> Figure:
+  """How far a step from one frame to the next is from the simulator's."""
+  frames = slice(at, at + 2)
+  spans = [balls.span(truth, frames) for truth in truths]
+  errors = (
+    mean(tracker.velocity_error, [v[frames] for v in videos], spans)
+    for videos in (made, bound)
   )
+  return Figure(f'step {name}, off by units/s', *errors)
+
+
+def across(made: Videos, cases: Cases, at: int) -> Figure:
+  """The step between what is known and what is made, on its own."""
+  return step('across the join', made, cases.decoded, cases.truths, at)
 
 
 def changed(made: Videos, cases: Cases, keeps: list[np.ndarray]) -> Figure:

@@ -145,7 +145,8 @@ def extend(studio: Studio) -> Result:
     for true in cases.videos
   ]
   made = studio.paint(scenes, cases.captions)
-  return figures.nearness(made, cases, slice(known - 1, None)), made
+  near = figures.nearness(made, cases, slice(known - 1, None))
+  return [*near, figures.across(made, cases, known - 1)], made
 
 
 def extend_backwards(studio: Studio) -> Result:
@@ -158,7 +159,9 @@ def extend_backwards(studio: Studio) -> Result:
     for true in cases.videos
   ]
   made = studio.paint(scenes, cases.captions)
-  return figures.nearness(made, cases, slice(0, 1 - known)), made
+  near = figures.nearness(made, cases, slice(0, 1 - known))
+  last = len(made[0]) - known - 1
+  return [*near, figures.across(made, cases, last)], made
 
 
 def fill_in(studio: Studio) -> Result:
@@ -205,14 +208,14 @@ def connect(studio: Studio) -> Result:
     order = [after.index(k) for k in range(studio.count)]
     return [videos[i][head + between - cut :] for i in order]
 
-  # Of two steps, one is across the join and one of frames that are made.
-  first, second = slice(head - 1, head + 2), slice(cut - 2, cut + 1)
   return [
-    figures.Figure(
-      f'velocity across the {name} join, off by units/s',
-      *(figures.velocity(of(v), cases.truths, steps) for v in (made, cubics)),
+    figures.step(name, of(made), of(cubics), cases.truths, at)
+    for name, of, at in (
+      ('across the first join', list, head - 1),
+      ('after the first join', list, head),
+      ('before the second join', ends, cut - 2),
+      ('across the second join', ends, cut - 1),
     )
-    for name, of, steps in (('first', list, first), ('second', ends, second))
   ], made
 
 

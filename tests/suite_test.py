@@ -104,6 +104,22 @@ def test_a_join_is_measured_where_it_is(studio, monkeypatch):
     assert figure.made < 0.1 < figure.bound < 2  # of a cubic, which bends
 
 
+@pytest.mark.parametrize(
+  ('task', 'frame'), [('extend', 9), ('extend_backwards', 19)]
+)
+def test_the_step_across_a_join_is_of_the_frame_next_to_what_is_known(
+  studio, monkeypatch, task, frame
+):
+  scored, made = suite.TASKS[task](studio)
+  assert scored[-1].name == 'step across the join, off by units/s'
+  assert scored[-1].made > 1
+  for clip, true in zip(made, studio.cases().videos, strict=True):
+    clip[frame] = true[frame]
+  monkeypatch.setattr(suite.Studio, 'paint', lambda *unused: made)
+  scored, _ = suite.TASKS[task](studio)
+  assert scored[-1].made == scored[-1].bound < 0.1
+
+
 def test_masks_that_differ_are_painted_one_by_one(studio):
   scored, made = suite.replace(studio)
   cases = studio.cases()
@@ -133,7 +149,7 @@ def test_the_verb_prints_a_line_a_figure_and_leaves_sheets(
   )
   evaluate.main(None, flags)
   printed = capsys.readouterr().out
-  assert printed.count('\n') == 1 + 2 + 2 + 5 + 1
+  assert printed.count('\n') == 1 + 2 + 3 + 5 + 1
   scores = json.loads((tmp_path / 'out' / 'scores.json').read_text())
   assert scores['tasks']['loop']['step across the seam, of 255'] == [0.0, None]
   assert video.read_info(tmp_path / 'out' / 'loop.png').width == 8 * 64
