@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax.sharding import NamedSharding, PartitionSpec as P
 
 from sora_jax import sharding
@@ -80,3 +81,42 @@ def test_a_sampler_that_shares_out_clips_itself_can_have_long_rows(monkeypatch):
     )
     y = jax.jit(run)(q, k, v, segment)
   np.testing.assert_allclose(y, alone, atol=1e-6)
+
+
+def test_tiles_between_clips_are_left_out():
+  """Numbers that are none would spread from a tile that runs, masked or not."""
+  row = jnp.asarray(np.repeat([1, 2, 3, 0], [128, 200, 100, 84])[None])
+  q, k, v = draw(tokens=512, rows=1)
+  # In the last tile, which the third sees, and the first two do not.
+  k, v = (x.at[:, 384:].set(jnp.nan) for x in (k, v))
+
+  def loss(q, k, v):
+    y = attend(q, k, v, row)
+    return jnp.sum(jnp.sin(y[:, :256])), y
+
+  dq, dk, dv = jax.jit(jax.grad(lambda *x: loss(*x)[0], (0, 1, 2)))(q, k, v)
+  _, y = loss(q, k, v)
+  assert jnp.isfinite(y[:, :256]).all() and jnp.isnan(y[:, 256:428]).all()
+  for part in (dq[:, :256], dk[:, :128], dv[:, :128]):
+    assert jnp.isfinite(part).all() and jnp.abs(part).max() > 0.1
+
+
+@pytest.mark.parametrize(
+  ('row', 'runs', 'ready'),
+  [
+    ('11112222', '1100 1100 0011 0011', '0111 0111 2223 2223'),
+    ('11122233', '1100 1110 0110 0001', '0111 0122 1122 3333'),
+    ('111122', '110 110 001', '011 011 222'),
+    # What is empty sees its own tile alone, and no other tile sees it.
+    ('11100000', '1100 1100 0010 0001', '0111 0111 2222 3333'),
+    # Clips that are no runs are seen too; more may run than has to.
+    ('211233', '110 110 001', '011 011 222'),
+    ('1322', '11 11', '01 01'),
+  ],
+)
+def test_a_tile_runs_where_segments_meet(row, runs, ready):
+  written = lambda table: ' '.join(
+    ''.join(str(int(cell)) for cell in line) for line in table
+  )
+  got = splash.plan(jnp.asarray([int(cell) for cell in row]), 2)
+  assert [written(table) for table in got] == [runs, ready]

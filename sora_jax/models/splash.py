@@ -1,20 +1,23 @@
 """Self-attention on a TPU by JAX's splash kernel, which keeps no scores.
 
-Segments mask inside of its tiles; tiles between two segments are still
-computed. Source: Dao et al. 2022 (arXiv:2205.14135) for the form,
+The kernel is told which of its tiles to leave out, those between tokens that
+share no segment, so that a row of four clips costs a quarter of one clip of its
+length; segments mask inside of the others. Source: Dao et al. 2022
+(arXiv:2205.14135) for the form,
 `jax.experimental.pallas.ops.tpu.splash_attention` for the kernel.
 """
 
 import functools
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 # Queries and keys of a tile; a row is filled up to a multiple of it.
 TILE = 512
+# On a side: their table lies in scalar memory, of which a core has 1 MB.
+MOST_TILES = 512
 
 
 def attend(
@@ -38,10 +41,12 @@ def attend(
     v: values.
     segment: of each token.
     scale: factor of the scores.
-    tile: tokens of a tile; a multiple of 128.
+    tile: tokens of a tile, a multiple of 128; twice that for very long rows.
     interpret: compute it without a TPU, slowly.
   """
   N = q.shape[1]
+  while N > MOST_TILES * tile:
+    tile *= 2
   fill = -N % tile
   heads_first = lambda x: jnp.pad(
     x.swapaxes(1, 2), ((0, 0), (0, 0), (0, fill), (0, 0))
@@ -73,11 +78,11 @@ def _tiles(
   interpret: bool,
 ) -> Float[Array, 'B A N K']:
   """The kernel over what one device has."""
-  from jax.experimental.pallas.ops.tpu import (  # slow, and for long rows alone
-    splash_attention as lib,
+  from jax.experimental.pallas.ops.tpu.splash_attention import (
+    splash_attention_kernel as lib,  # slow, and for long rows alone
+    splash_attention_mask_info as masks,
   )
 
-  A, N = q.shape[1:3]
   sizes = lib.BlockSizes(
     block_q=tile,
     block_kv=tile,
@@ -86,12 +91,53 @@ def _tiles(
     block_q_dq=tile,
     block_kv_dq=tile,
   )
-  kernel = lib.make_splash_mha(
-    lib.MultiHeadMask([lib.FullMask((N, N))] * A),
-    block_sizes=sizes,
-    head_shards=1,
-    q_seq_shards=1,
-    interpret=interpret,
-  )
-  one: Any = lambda q, k, v, s: kernel(q, k, v, lib.SegmentIds(s, s))
-  return jax.vmap(one)(q, k, v, segment)
+
+  def one(row):
+    q, k, v, segment = row
+    runs, fetched = plan(segment, tile)
+    info = lambda fetched: masks.MaskInfo(
+      data_next=fetched[None],
+      mask_next=None,
+      block_mask=2 * runs[None].astype(jnp.int8),  # 1 would be a mask's
+      partial_mask_blocks=None,
+      q_sequence=None,
+    )
+    kernel = lib.SplashAttentionKernel(
+      *(info(fetched), info(fetched), info(fetched.T)),
+      block_sizes=sizes,
+      is_mqa=False,
+      save_residuals=False,
+      mask_value=lib.DEFAULT_MASK_VALUE,
+      attn_logits_soft_cap=None,
+      residual_checkpoint_name=None,
+      mask_function=None,
+      interpret=interpret,
+    )
+    return kernel(q, k, v, lib.SegmentIds(segment, segment))
+
+  return jax.lax.map(one, (q, k, v, segment))
+
+
+def plan(
+  segment: Int[Array, ' N'], tile: int
+) -> tuple[Bool[Array, 'J J'], Int[Array, 'J J']]:
+  """Which tiles of queries and keys run, and which keys lie ready for each.
+
+  Those run whose ranges of segments meet, which leaves out all that can be
+  where each clip is one run of tokens and clips are numbered along the row; and
+  those on the diagonal, so that each token, an empty one too, sees itself.
+
+  Returns:
+    Whether each tile runs; and by queries, which tile of keys lies ready then:
+    its own, or before the first that runs that one, and after the last that
+    one, so that none is fetched in vain. Transposed, by keys.
+  """
+  tiles = segment.reshape(-1, tile)
+  highest = tiles.max(axis=1)
+  lowest = jnp.where(tiles > 0, tiles, jnp.iinfo(tiles.dtype).max).min(axis=1)
+  before = lowest[:, None] <= highest[None]
+  J = len(tiles)
+  runs = (before & before.T) | jnp.eye(J, dtype=bool)
+  first, last = runs.argmax(axis=1), J - 1 - runs[:, ::-1].argmax(axis=1)
+  fetched = jnp.clip(jnp.arange(J)[None], first[:, None], last[:, None])
+  return runs, fetched.astype(jnp.int16)
