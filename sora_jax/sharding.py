@@ -5,7 +5,7 @@ one program serves a laptop and a pod:
 
   * data: rows of the batch; the only axis that crosses slices of a TPU pod;
   * fsdp: rows of the batch too, and a share of every parameter;
-  * context: tokens of a row, which no network shares out yet;
+  * context: tokens of a row, in the DiT as it trains;
   * tensor: attention heads and hidden features.
 
 Models name the axes of their parameters; `RULES` maps names to mesh axes.

@@ -125,10 +125,7 @@ def check(config: config_lib.Config) -> None:
   if config.seed < 0:
     raise ValueError(f'seed={config.seed} must be 0 or more')
   if config.mesh.context > 1:
-    raise ValueError(
-      f'mesh.context={config.mesh.context}: tokens are not shared out yet; '
-      'take fsdp or tensor'
-    )
+    _check_context(config)
   if config.stage in (config_lib.Stage.TEXT, config_lib.Stage.DIFFUSION):
     prepare.check(config)
   optimizer.check(config.optim)
@@ -155,6 +152,20 @@ def check(config: config_lib.Config) -> None:
     )
   directory.check_dtype(run.export_dtype)
   optimizer.make_schedule(config.optim, run.steps)
+
+
+def _check_context(config: config_lib.Config) -> None:
+  context, tokens = config.mesh.context, config.data.limits.tokens
+  if config.stage is not config_lib.Stage.DIFFUSION:
+    raise ValueError(
+      f'mesh.context={context} shares out the tokens of the DiT, which stage '
+      f'{config.stage.value} does not train; take fsdp'
+    )
+  if tokens % context:
+    raise ValueError(
+      f'mesh.context={context}: data.limits.tokens={tokens} must be a multiple '
+      'of it'
+    )
 
 
 def export(

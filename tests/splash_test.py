@@ -11,7 +11,11 @@ from jax.sharding import NamedSharding, PartitionSpec as P
 from sora_jax import sharding
 from sora_jax.models import attention, splash
 
-attend = functools.partial(splash.attend, scale=0.2, tile=128, interpret=True)
+kernel = functools.partial(splash.attend, scale=0.2, tile=128, interpret=True)
+
+
+def attend(q, k, v, segment):
+  return kernel(q, k, v, segment, segment)
 
 
 def draw(tokens=200, heads=2, features=128, rows=2):
@@ -20,7 +24,7 @@ def draw(tokens=200, heads=2, features=128, rows=2):
   return [jax.random.normal(key, shape) for key in keys]
 
 
-def segments():
+def packed():
   """Of three clips and an empty end, and of a whole row."""
   row = np.repeat([1, 2, 3, 0], [60, 90, 30, 20])
   return jnp.asarray(np.stack([row, np.ones_like(row)]))
@@ -28,8 +32,8 @@ def segments():
 
 def test_it_is_the_attention_of_other_platforms():
   q, k, v = draw()
-  y = jax.jit(attend)(q, k, v, segments())
-  expected = attention.attend(q, k, v, segments(), segments(), scale=0.2)
+  y = jax.jit(attend)(q, k, v, packed())
+  expected = attention.attend(q, k, v, packed(), packed(), scale=0.2)
   np.testing.assert_allclose(y, expected, atol=1e-5)
   assert not y[0, 180:].any()
   assert jnp.abs(expected[0, :180]).max() > 1
@@ -39,9 +43,9 @@ def test_so_are_its_gradients():
   def loss(attend, q, k, v):
     return jnp.sum(jnp.sin(attend(q, k, v)))
 
-  one = lambda q, k, v: attend(q, k, v, segments())
+  one = lambda q, k, v: attend(q, k, v, packed())
   other = lambda q, k, v: attention.attend(
-    q, k, v, segments(), segments(), scale=0.2
+    q, k, v, packed(), packed(), scale=0.2
   )
   got, expected = (
     jax.jit(jax.grad(functools.partial(loss, way), (0, 1, 2)))(*draw())
@@ -52,23 +56,36 @@ def test_so_are_its_gradients():
     np.testing.assert_allclose(a, b, atol=2e-5)
 
 
-def test_rows_and_heads_are_shared_out():
-  shape = sharding.MeshConfig(data=1, fsdp=2, tensor=2)
-  mesh = sharding.make_mesh(shape, jax.devices()[:4])
-  alone = attend(*draw(), segments())
+@pytest.mark.parametrize('platform', ['tpu', 'cpu'])
+def test_rows_heads_and_tokens_are_shared_out(monkeypatch, platform):
+  if platform == 'tpu':
+    take = lambda *inputs, tpu, **others: tpu(*inputs)
+    monkeypatch.setattr(jax.lax, 'platform_dependent', take)
+    monkeypatch.setattr(splash, 'attend', kernel)
+  monkeypatch.setattr(attention, 'MOST_SCORES', 1)
+
+  def loss(q, k, v):
+    y = attention.attend(q, k, v, segments, segments, scale=0.2)
+    return jnp.sum(jnp.sin(y)), y
+
+  segments = packed()
+  step = jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))
+  expected, alone = step(*draw())
+  mesh = sharding.make_mesh(sharding.MeshConfig(fsdp=2, context=2, tensor=2))
   with sharding.use(mesh):
-    place = NamedSharding(mesh, P(('data', 'fsdp'), None, 'tensor'))
-    parts = jax.device_put(draw(), place)
-    y = jax.jit(attend)(*parts, segments())
-  assert y.sharding.shard_shape(y.shape) == (1, 200, 1, 128)
+    place = NamedSharding(mesh, P(('data', 'fsdp'), 'context', 'tensor'))
+    got, y = step(*jax.device_put(draw(), place))
+  assert y.sharding.shard_shape(y.shape) == (1, 100, 1, 128)
   np.testing.assert_allclose(y, alone, atol=1e-6)
+  for a, b in zip(got, expected, strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 def test_a_sampler_that_shares_out_clips_itself_can_have_long_rows(monkeypatch):
   """`paint` runs the network on what each device has."""
   monkeypatch.setattr(attention, 'MOST_SCORES', 1)
   q, k, v = draw(rows=16)
-  segment = jnp.tile(segments(), (8, 1))
+  segment = jnp.tile(packed(), (8, 1))
   alone = attention.attend(q, k, v, segment, segment)
   mesh = sharding.make_mesh(sharding.MeshConfig(data=4, fsdp=2))
   with sharding.use(mesh):
@@ -101,22 +118,37 @@ def test_tiles_between_clips_are_left_out():
     assert jnp.isfinite(part).all() and jnp.abs(part).max() > 0.1
 
 
+def written(table):
+  return ' '.join(''.join(str(int(cell)) for cell in line) for line in table)
+
+
+def plan(queries, keys):
+  """Of segments, a digit each, two to a tile."""
+  rows = (jnp.asarray([int(cell) for cell in row]) for row in (queries, keys))
+  return splash.plan(*rows, 2)
+
+
 @pytest.mark.parametrize(
-  ('row', 'runs', 'ready'),
+  ('row', 'run', 'keys'),
   [
     ('11112222', '1100 1100 0011 0011', '0111 0111 2223 2223'),
     ('11122233', '1100 1110 0110 0001', '0111 0122 1122 3333'),
     ('111122', '110 110 001', '011 011 222'),
-    # What is empty sees its own tile alone, and no other tile sees it.
-    ('11100000', '1100 1100 0010 0001', '0111 0111 2222 3333'),
+    # What is empty sees one tile, and nothing sees it.
+    ('11100000', '1100 1100 1000 1000', '0111 0111 0000 0000'),
     # Clips that are no runs are seen too; more may run than has to.
     ('211233', '110 110 001', '011 011 222'),
     ('1322', '11 11', '01 01'),
   ],
 )
-def test_a_tile_runs_where_segments_meet(row, runs, ready):
-  written = lambda table: ' '.join(
-    ''.join(str(int(cell)) for cell in line) for line in table
-  )
-  got = splash.plan(jnp.asarray([int(cell) for cell in row]), 2)
-  assert [written(table) for table in got] == [runs, ready]
+def test_a_tile_runs_where_segments_meet(row, run, keys):
+  found = plan(row, row)
+  assert [written(found.run), written(found.keys)] == [run, keys]
+
+
+def test_a_part_of_a_row_sees_the_keys_of_all_of_it():
+  found = plan('112333', '11112233')
+  assert written(found.run) == '1100 0011 0001'
+  assert written(found.keys) == '0111 2223 3333'
+  # By keys, a column each: none of the second queries for the first keys.
+  assert written(found.queries.T) == '000 000 111 112'

@@ -93,6 +93,12 @@ def test_eight_devices_take_the_steps_of_one(problem, alone, sizes):
   assert_same_steps(run(problem, mesh), alone)
 
 
+def test_devices_that_share_tokens_take_the_steps_of_one(problem, alone):
+  shape = sharding.MeshConfig(fsdp=2, context=2)
+  mesh = sharding.make_mesh(shape, jax.devices()[:4])
+  assert_same_steps(run(problem, mesh), alone)
+
+
 @pytest.mark.slow
 def test_two_devices_that_share_heads_take_the_steps_of_one(problem, alone):
   mesh = sharding.make_mesh(sharding.MeshConfig(tensor=2), jax.devices()[:2])

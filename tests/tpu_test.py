@@ -62,6 +62,43 @@ def abstract(tree, place):
   )
 
 
+def test_chips_that_share_tokens_keep_a_part_of_what_one_keeps(chips):
+  """A row of 65,536 tokens in training: activations, and keys one by one."""
+  config = dit.DiTConfig(
+    width=1024, heads=8, mlp=4096, depth=4, remat=True, dtype='bfloat16'
+  )
+  params = sharding.unbox(
+    jax.eval_shape(functools.partial(dit.init, config), jax.random.key(0))
+  )
+
+  def loss(params, x, level, position, row, text, words):
+    y = dit.SpacetimeDiT(config).apply(
+      {'params': params}, x, level, position, row, row - 1, text, words, row
+    )
+    return jnp.mean(y**2)
+
+  def kept(chips, context):
+    mesh = sharding.make_mesh(sharding.MeshConfig(context=context), chips)
+    place = sharding.replicated(mesh)
+    ints = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=place)
+    floats = lambda *shape: jax.ShapeDtypeStruct(
+      shape, jnp.float32, sharding=place
+    )
+    tokens = 65536
+    with sharding.use(mesh):
+      lowered = jax.jit(jax.grad(loss)).lower(
+        abstract(params, place),
+        *(floats(1, tokens, 64), floats(1, 1), ints(1, tokens, 3)),
+        *(ints(1, tokens), floats(1, 256, 128), ints(1, 256)),
+      )
+    compiled = lowered.compile()
+    assert 'splash' in compiled.as_text()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  # 5.1 and 1.5 GB: the keys and values of a layer are gathered on each.
+  assert kept(chips, 8) < kept(chips[:1], 1) / 3
+
+
 def test_the_1_3b_model_makes_81_frames_of_480p_within_8_gb(chips):
   """All of `sample` but the text encoder, which has left: 50 steps, guided."""
   config = config_lib.Config()

@@ -432,7 +432,7 @@ def test_a_decoder_that_is_trained_alone_keeps_the_scales_of_its_latents(
     ('model.heads', 3, 'must be a multiple of'),
     ('mesh.fsdp', 3, 'needs a multiple of 3 devices, and there are 8'),
     ('mesh.fsdp', 0, 'mesh: fsdp=0 must be at least 1'),
-    ('mesh.context', 2, 'mesh.context=2: tokens are not shared out yet'),
+    ('mesh.context', 3, 'mesh.context=3: data.limits.tokens=16 must be a mul'),
     ('seed', -1, 'seed=-1 must be 0 or more'),
     ('data.beside', 'clips', 'data.beside=clips: only an autoencoder learns'),
     ('optim.ema_decay', 2.0, r'optim.ema_decay=2.0 must be in \[0, 1\)'),
@@ -464,6 +464,12 @@ def test_a_run_that_cannot_be_is_refused_before_it_compiles(
     train.train(config, epath.Path(tmp_path / 'run'))
   assert '\n' not in str(error.value)
   assert not (tmp_path / 'run').exists()
+
+
+def test_only_the_dit_shares_out_tokens(config):
+  config.stage, config.mesh.context = config_lib.Stage.AUTOENCODER, 2
+  with pytest.raises(ValueError, match='which stage autoencoder does not'):
+    train.check(config)
 
 
 def test_weights_of_other_networks_are_refused(config, places, no_jit):

@@ -5,11 +5,16 @@ memory (51 GB for 32,760 tokens of 12 heads), a TPU computes self-attention by
 its splash kernel (`splash.py`), a GPU rows that hold one clip by cuDNN's
 (`flash.py`), and all else comes by blocks of queries, each with all of its
 keys. Softmax is in float32 everywhere.
+
+This is the one model file that knows of the mesh: along its context axis each
+device has some tokens of a row, whose queries see the keys of all.
 """
 
 import functools
+from collections.abc import Callable
 
 import einops
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -55,17 +60,54 @@ def attend(
     return _dense(q, k, v, segment_q, segment_k, copies, bias, scale=scale)
   block = max(LEAST_BLOCK, MOST_SCORES // (4 * A * L) // 128 * 128)
   blocks = functools.partial(_by_blocks, scale=scale, block=block)
-  inputs = (q, k, v, segment_q, segment_k, copies)
+  if segment_q is None:
+    return blocks(q, k, v, None, None, None)
   kernels = {}
-  if segment_q is not None and segment_q is segment_k and copies is None:
-    kernels['tpu'] = lambda q, k, v, segment, *unused: splash.attend(
-      q, k, v, segment, scale=scale
+  if segment_q is segment_k and copies is None:
+    kernels['tpu'] = lambda q, k, v, segment_q, segment_k, _: splash.attend(
+      q, k, v, segment_q, segment_k, scale=scale
     )
-  if segment_q is not None and flash.can(q):
+  if flash.can(q):
     kernels['cuda'] = functools.partial(
       flash.attend, scale=scale, otherwise=blocks
     )
-  return jax.lax.platform_dependent(*inputs, **kernels, default=blocks)
+  run = functools.partial(jax.lax.platform_dependent, **kernels, default=blocks)
+  return _shared_out(run, q, k, v, segment_q, segment_k, copies)
+
+
+def by_tokens(x: Float[Array, 'B N D']) -> Float[Array, 'B N D']:
+  """Shares tokens out over the context axis of the mesh, where it has one."""
+  mesh = _mesh()
+  if mesh is None or mesh.shape['context'] == 1:
+    return x
+  return nn.with_logical_constraint(x, ('batch', 'tokens', None))
+
+
+def _shared_out(run: Callable[..., Array], *inputs: Array | None) -> Array:
+  """Runs a kernel on what each device has: rows, heads, and its own queries.
+
+  Keys and values of a row are gathered from all.
+  """
+  if _mesh() is None:
+    return run(*inputs)
+  tokens, row = ('batch', 'tokens'), ('batch', None)
+  names = (
+    *((*tokens, 'heads', None), (*row, 'heads', None), (*row, 'heads', None)),
+    *(tokens, row, tokens),
+  )
+  specs = tuple(
+    None if x is None else nn.logical_to_mesh_axes(axes)
+    for x, axes in zip(inputs, names, strict=True)
+  )
+  return jax.shard_map(
+    run, in_specs=specs, out_specs=specs[0], check_vma=False
+  )(*inputs)
+
+
+def _mesh() -> jax.sharding.AbstractMesh | None:
+  """The mesh that is set, unless the caller shared it all out already."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return mesh if set(mesh.axis_names) - set(mesh.manual_axes) else None
 
 
 def _by_blocks(

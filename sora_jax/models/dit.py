@@ -155,6 +155,7 @@ class SpacetimeDiT(nn.Module):
     x = layers.Linear(
       c.width, (None, 'embed'), dtype=c.dtype, name='patch_embedding'
     )(x)
+    x = attention.by_tokens(x)
     x, _ = layers.stack(Block, c.depth, scan=c.scan, remat=c.remat)(
       c, name='blocks'
     )(x, surroundings)
@@ -238,7 +239,7 @@ class Block(nn.Module):
 
     h = layers.modulate(x, shift2, scale2, c.eps)
     h = layers.MLP(c.mlp, c.width, dtype=c.dtype, name='ffn')(h)
-    x = layers.add(x, gate2 * h)
+    x = attention.by_tokens(layers.add(x, gate2 * h))
     return x, None  # the second is what a scan would collect
 
 

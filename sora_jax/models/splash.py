@@ -7,9 +7,8 @@ length; segments mask inside of the others. Source: Dao et al. 2022
 `jax.experimental.pallas.ops.tpu.splash_attention` for the kernel.
 """
 
-import functools
+from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -20,11 +19,24 @@ TILE = 512
 MOST_TILES = 512
 
 
+class Plan(NamedTuple):
+  """Which tiles run, and what lies ready for each of them.
+
+  That is the tile itself, or before the first that runs that one and after the
+  last that one, so that nothing is fetched in vain.
+  """
+
+  run: Bool[Array, 'I J']
+  keys: Int[Array, 'I J']  # tile of keys that lies ready, by queries
+  queries: Int[Array, 'I J']  # tile of queries that lies ready, by keys
+
+
 def attend(
   q: Float[Array, 'B N A K'],
-  k: Float[Array, 'B N A K'],
-  v: Float[Array, 'B N A K'],
-  segment: Int[Array, 'B N'],
+  k: Float[Array, 'B L A K'],
+  v: Float[Array, 'B L A K'],
+  segment_q: Int[Array, 'B N'],
+  segment_k: Int[Array, 'B L'],
   *,
   scale: float,
   tile: int = TILE,
@@ -32,52 +44,44 @@ def attend(
 ) -> Float[Array, 'B N A K']:
   """Softmax attention of tokens to those of their segment; 0 is empty.
 
-  Rows and heads are shared out over the mesh that is set, if one is and the
-  caller has not done so.
-
   Args:
     q: queries.
     k: keys.
     v: values.
-    segment: of each token.
+    segment_q: of each query.
+    segment_k: of each key.
     scale: factor of the scores.
     tile: tokens of a tile, a multiple of 128; twice that for very long rows.
     interpret: compute it without a TPU, slowly.
   """
   N = q.shape[1]
-  while N > MOST_TILES * tile:
+  while max(N, k.shape[1]) > MOST_TILES * tile:
     tile *= 2
-  fill = -N % tile
-  heads_first = lambda x: jnp.pad(
-    x.swapaxes(1, 2), ((0, 0), (0, 0), (0, fill), (0, 0))
-  )
-  run = functools.partial(_tiles, tile=tile, interpret=interpret)
-  mesh = jax.sharding.get_abstract_mesh()
-  # A caller that has shared out rows itself gives what one device has.
-  if set(mesh.axis_names) - set(mesh.manual_axes):
-    spec = nn.logical_to_mesh_axes(('batch', 'heads', None, None))
-    rows = nn.logical_to_mesh_axes(('batch', None))
-    run = jax.shard_map(
-      run, in_specs=(spec, spec, spec, rows), out_specs=spec, check_vma=False
-    )
-  filled = jnp.pad(segment, ((0, 0), (0, fill)))
+
+  def fill(x):  # up to whole tiles, with what is empty
+    more = ((0, 0), (0, -x.shape[1] % tile))
+    return jnp.pad(x, more + ((0, 0),) * (x.ndim - 2))
+
   # The kernel takes scores as they are.
   scaled = (q * scale).astype(q.dtype)
-  y = run(heads_first(scaled), heads_first(k), heads_first(v), filled)
-  y = jnp.where(segment[:, :, None, None] > 0, y.swapaxes(1, 2)[:, :N], 0)
+  heads_first = [fill(x).swapaxes(1, 2) for x in (scaled, k, v)]
+  inputs = (*heads_first, fill(segment_q), fill(segment_k))
+  y = _tiles(*inputs, tile=tile, interpret=interpret)
+  y = jnp.where(segment_q[:, :, None, None] > 0, y.swapaxes(1, 2)[:, :N], 0)
   return y.astype(v.dtype)
 
 
 def _tiles(
   q: Float[Array, 'B A N K'],
-  k: Float[Array, 'B A N K'],
-  v: Float[Array, 'B A N K'],
-  segment: Int[Array, 'B N'],
+  k: Float[Array, 'B A L K'],
+  v: Float[Array, 'B A L K'],
+  segment_q: Int[Array, 'B N'],
+  segment_k: Int[Array, 'B L'],
   *,
   tile: int,
   interpret: bool,
 ) -> Float[Array, 'B A N K']:
-  """The kernel over what one device has."""
+  """The kernel, row by row, each with a plan of its own."""
   from jax.experimental.pallas.ops.tpu.splash_attention import (
     splash_attention_kernel as lib,  # slow, and for long rows alone
     splash_attention_mask_info as masks,
@@ -93,17 +97,17 @@ def _tiles(
   )
 
   def one(row):
-    q, k, v, segment = row
-    runs, fetched = plan(segment, tile)
-    info = lambda fetched: masks.MaskInfo(
-      data_next=fetched[None],
+    q, k, v, segment_q, segment_k = row
+    tiles = plan(segment_q, segment_k, tile)
+    info = lambda ready: masks.MaskInfo(
+      data_next=ready[None].astype(jnp.int16),
       mask_next=None,
-      block_mask=2 * runs[None].astype(jnp.int8),  # 1 would be a mask's
+      block_mask=2 * tiles.run[None].astype(jnp.int8),  # 1 would be a mask's
       partial_mask_blocks=None,
       q_sequence=None,
     )
     kernel = lib.SplashAttentionKernel(
-      *(info(fetched), info(fetched), info(fetched.T)),
+      *(info(tiles.keys), info(tiles.keys), info(tiles.queries)),
       block_sizes=sizes,
       is_mqa=False,
       save_residuals=False,
@@ -113,31 +117,37 @@ def _tiles(
       mask_function=None,
       interpret=interpret,
     )
-    return kernel(q, k, v, lib.SegmentIds(segment, segment))
+    return kernel(q, k, v, lib.SegmentIds(segment_q, segment_k))
 
-  return jax.lax.map(one, (q, k, v, segment))
+  return jax.lax.map(one, (q, k, v, segment_q, segment_k))
 
 
 def plan(
-  segment: Int[Array, ' N'], tile: int
-) -> tuple[Bool[Array, 'J J'], Int[Array, 'J J']]:
-  """Which tiles of queries and keys run, and which keys lie ready for each.
+  segment_q: Int[Array, ' N'], segment_k: Int[Array, ' L'], tile: int
+) -> Plan:
+  """Leaves out tiles of queries and keys whose ranges of segments do not meet.
 
-  Those run whose ranges of segments meet, which leaves out all that can be
-  where each clip is one run of tokens and clips are numbered along the row; and
-  those on the diagonal, so that each token, an empty one too, sees itself.
-
-  Returns:
-    Whether each tile runs; and by queries, which tile of keys lies ready then:
-    its own, or before the first that runs that one, and after the last that
-    one, so that none is fetched in vain. Transposed, by keys.
+  Those are all that can be left out where each clip is one run of tokens and
+  clips are numbered along the row. Queries of an empty tile see one tile, so
+  that what is made of them is a number.
   """
+  low_q, high_q = _range(segment_q, tile)
+  low_k, high_k = _range(segment_k, tile)
+  meet = (low_q[:, None] <= high_k[None]) & (low_k[None] <= high_q[:, None])
+  rows, columns = meet.shape
+  alone = ~meet.any(axis=1, keepdims=True)
+  run = meet | (alone & (jnp.arange(columns) == 0)[None])
+  first, last = run.argmax(axis=1), columns - 1 - run[:, ::-1].argmax(axis=1)
+  keys = jnp.clip(jnp.arange(columns)[None], first[:, None], last[:, None])
+  first, last = run.argmax(axis=0), rows - 1 - run[::-1].argmax(axis=0)
+  queries = jnp.clip(jnp.arange(rows)[:, None], first[None], last[None])
+  return Plan(run, keys, queries)
+
+
+def _range(
+  segment: Int[Array, ' N'], tile: int
+) -> tuple[Int[Array, ' I'], Int[Array, ' I']]:
+  """The lowest and the highest segment of each tile; empty ones have none."""
   tiles = segment.reshape(-1, tile)
-  highest = tiles.max(axis=1)
-  lowest = jnp.where(tiles > 0, tiles, jnp.iinfo(tiles.dtype).max).min(axis=1)
-  before = lowest[:, None] <= highest[None]
-  J = len(tiles)
-  runs = (before & before.T) | jnp.eye(J, dtype=bool)
-  first, last = runs.argmax(axis=1), J - 1 - runs[:, ::-1].argmax(axis=1)
-  fetched = jnp.clip(jnp.arange(J)[None], first[:, None], last[:, None])
-  return runs, fetched.astype(jnp.int16)
+  most = jnp.iinfo(tiles.dtype).max
+  return jnp.where(tiles > 0, tiles, most).min(axis=1), tiles.max(axis=1)
