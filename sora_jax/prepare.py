@@ -61,7 +61,7 @@ def main(config: config_lib.Config, flags: types.SimpleNamespace) -> None:
   check(config)
   sharding.use_cores(ENCODE_BATCH)
   frozen = networks_lib.read_frozen(config)
-  out = epath.Path(config.data.latents or epath.Path(flags.workdir) / 'latents')
+  out = latents_of(config, flags.workdir)
   if out.exists():
     raise ValueError(f'{out} exists already; remove it to prepare it again')
   prepare_once(config, frozen, unprepared(config, out), out)
@@ -406,6 +406,21 @@ def check_origin(
         f'{source.directory} was prepared from data.{name}={theirs!r}, and '
         f'this run has {ours!r}; remove it to prepare it again'
       )
+
+
+def sizes(
+  config: config_lib.Config, workdir: epath.PathLike
+) -> tuple[str, ...]:
+  """Those of the clips that a run's latents were prepared from, if known."""
+  info = latents.LatentSource(latents_of(config, workdir)).info
+  return tuple(dict.fromkeys(info.get('made_of', {}).get('sizes', ())))
+
+
+def latents_of(
+  config: config_lib.Config, workdir: epath.PathLike
+) -> epath.Path:
+  """Where the latents of a run lie."""
+  return epath.Path(config.data.latents or epath.Path(workdir) / 'latents')
 
 
 def latent_statistics(

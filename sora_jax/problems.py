@@ -249,7 +249,7 @@ def _packs(
   Raises:
     ValueError: they, or the clips that they are to be of, cannot be.
   """
-  place = epath.Path(config.data.latents or epath.Path(workdir) / 'latents')
+  place = prepare.latents_of(config, workdir)
   unprepared = prepare.unprepared(config, place)
 
   def read():

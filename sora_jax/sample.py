@@ -6,7 +6,7 @@ import json
 import os
 import threading
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -48,6 +48,8 @@ def main(
   prompts = [request.prompt for request in requests]
   scene = prompting.scene_of(flags, networks, settings, prompts)
   requests = [r._replace(canvas=scene.canvas) for r in requests]
+  if note := unlearned(scene.size, networks.config.sample.sizes):
+    print(note)
   out = epath.Path(flags.out)
   if out.suffix and not out.is_dir():
     _check_one_file(out, len(requests), flags.format)
@@ -89,6 +91,18 @@ def override(
   if 'guidance' in given and settings.boundary:  # of both experts
     given = {'guidance_below': given['guidance']} | given
   return settings._replace(**given)
+
+
+def unlearned(size: batch.Size, learned: Sequence[str]) -> str:
+  """What to say of a size that a model did not learn, or nothing."""
+  sides = lambda size: f'{size.width}x{size.height}'
+  known = dict.fromkeys(sides(batch.parse_size(text)) for text in learned)
+  if not known or sides(size) in known:
+    return ''
+  return (
+    f'note: the model learned {", ".join(known)} pixels; at {sides(size)} it '
+    'may do worse'
+  )
 
 
 def read_requests(flags: types.SimpleNamespace) -> list[generate.Request]:

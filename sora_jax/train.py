@@ -193,6 +193,8 @@ def export(
     )
     config.autoencoder.latent_mean = mean
     config.autoencoder.latent_std = std
+  if config.stage is config_lib.Stage.DIFFUSION:
+    config.sample.sizes = prepare.sizes(config, path.parent)
   if jax.process_index() == 0:
     tokenizer = networks_lib.read_tokenizer(config)
     networks_lib.write(

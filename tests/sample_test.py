@@ -14,6 +14,7 @@ import tiny
 from etils import epath
 
 from sora_jax import (
+  batch,
   generate,
   networks,
   provenance,
@@ -132,6 +133,19 @@ def test_each_prompt_becomes_a_file_with_a_line_of_the_manifest(
     assert f'{path}  latent {row["latent_sha256"][:16]}' in printed
     assert row['steps'] == 2 and row['size'] == '32x32x5'
     assert len(row['weights_sha256']) == 64
+
+
+@pytest.mark.parametrize(
+  ('learned', 'said'),
+  [
+    ((), ''),
+    (('32x32x5', '64x48x5'), ''),  # a clip of other frames is made in windows
+    (('64x64x33', '64x64x1', '80x48x33'), 'learned 64x64, 80x48 pixels; at 32'),
+  ],
+)
+def test_a_size_that_a_model_did_not_learn_is_noted(learned, said):
+  note = sample.unlearned(batch.Size(32, 32, 9), learned)
+  assert said in note and bool(said) == bool(note)
 
 
 def test_a_second_call_makes_what_is_missing_or_changed_only(

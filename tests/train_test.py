@@ -346,6 +346,7 @@ def test_the_diffusion_loss_falls_on_a_small_corpus(
   assert np.mean(loss[-10:]) < 0.5 * np.mean(loss[:10])
   made = networks.read(tmp_path / 'model')
   assert set(made.params) == {'dit', 'text', 'autoencoder'}
+  assert made.config.sample.sizes == ('32x32x5', '32x32x1', '16x32x5')
 
 
 def test_a_run_starts_from_the_networks_of_a_model(config, places, tmp_path):
