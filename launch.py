@@ -26,6 +26,13 @@ VERBS = {
     WORKDIR,
     cli.switch('multihost', 'join the other hosts'),
   ),
+  'plan': cli.Verb(
+    'sora_jax.podplan',
+    'Say what training takes on TPUs that are not here, by their compiler.',
+    CONFIG,
+    cli.Flag('topology', 'KIND:XxYxZ', 'as v5p:4x4x4', required=True),
+    cli.count('slices', 'of that form, joined by a network', default=1),
+  ),
   'sample': cli.Verb(
     'sora_jax.sample',
     'Turn prompts into videos.',

@@ -10,6 +10,12 @@ once, into runs/mine/latents; --config.data.sizes='("832x480x49",)' takes less
 memory than the size of the model's own samples, and --config.mesh.fsdp=8 shares
 weights and optimizer out over eight devices.
 
+In the place of DIR may stand one of `dit.SIZES`, as 14b, to say without any
+weights what that would take of a pod:
+
+  python launch.py plan --config=experiments/wan.py:14b --topology=v5p:4x4x8 \
+      --config.mesh.fsdp=32 --config.mesh.context=4
+
 --config.lora.rank=16 trains adapters alone, beside weights that stay. What
 comes out is the merged model and, in its directory, the adapters by themselves,
 pytorch_lora_weights.safetensors, which diffusers and `sample --lora` read.
@@ -17,14 +23,16 @@ pytorch_lora_weights.safetensors, which diffusers and `sample --lora` read.
 
 import math
 
-from sora_jax import batch, config as config_lib, networks, prepare
+from sora_jax import batch, config as config_lib, networks, prepare, published
 from sora_jax.data import pipeline
+from sora_jax.models import dit
 
 
 def get_config(place: str = '') -> config_lib.Config:
   if not place:
     raise ValueError('name a model, as --config=experiments/wan.py:DIR')
-  config = networks.describe(place)
+  sized = place in dit.SIZES
+  config = published.of_size(place) if sized else networks.describe(place)
   if config.sample.boundary:
     raise ValueError(
       f'{place} has two experts, of which only one would be trained; take a '
@@ -37,10 +45,10 @@ def get_config(place: str = '') -> config_lib.Config:
   size = batch.parse_size(config.sample.size)
   limits = config.data.limits
   limits.rows = 8
-  # A clip of another aspect may take a few more tokens than this one.
-  limits.tokens = math.ceil(
-    1.1 * math.prod(prepare.token_grid(size, config, None))
-  )
+  # A clip of another aspect may take a few more tokens than this one; and 16
+  # devices can share them out.
+  tokens = 1.1 * math.prod(prepare.token_grid(size, config, None))
+  limits.tokens = 16 * math.ceil(tokens / 16)
   limits.text = config.sample.text_slots
   config.optim.learning_rate = 1e-5
   config.optim.warmup_steps = 100

@@ -13,6 +13,15 @@ from typing import Any
 import jax
 
 GB = 1e9
+# Of chips that programs are compiled for, and that are not here to be asked.
+# Source: cloud.google.com/tpu/docs, system architecture of each version.
+TPU_MEMORY = {
+  'TPU v4': 16 * GB,
+  'TPU v5 lite': 16 * GB,
+  'TPU v5': 95 * GB,
+  'TPU v6 lite': 32 * GB,
+  'TPU7x': 96 * GB,
+}
 
 
 def kept(tree: Any) -> int:
@@ -42,6 +51,8 @@ def capacity(devices: Sequence[jax.Device]) -> int | None:
   Those of a CPU that are used share what the machine has.
   """
   device = devices[0]
+  if device.platform == 'tpu' and device.local_hardware_id is None:
+    return int(TPU_MEMORY[device.device_kind])
   stats = device.memory_stats()
   if stats and 'bytes_limit' in stats:
     return stats['bytes_limit']

@@ -186,9 +186,54 @@ def diffusion_problem(
   _check_fit(config)
   if config.run.sample_every:
     sample.check_config(config)
-  names = ('dit',) if 'text' in frozen else ('dit', 'text')
-  start = networks_lib.read_start(config, names)
+  start = networks_lib.read_start(config, _learning(frozen))
   open_data = _packs(config, frozen, workdir, rows)
+  return denoising(config, frozen, start, open_data)
+
+
+def planned(config: config_lib.Config) -> Problem:
+  """That of a diffusion run, without weights and data.
+
+  What a network is read from says of its shape, and is not read; where it is
+  one of `dit.SIZES`, the config says.
+
+  Raises:
+    ValueError: parts of the config do not fit one another.
+  """
+  frozen = {}
+  for name, place in (
+    ('autoencoder', config.autoencoder_from),
+    ('text', config.text_from),
+  ):
+    if place and place not in dit.SIZES:
+      field = networks_lib.field(name)
+      setattr(config, field, getattr(networks_lib.describe(place), field))
+    if place:
+      frozen[name] = networks_lib.abstract(config, name)
+  _check_fit(config)
+  start = {}
+  if config.lora.rank:
+    boxed = networks_lib.abstract(config, 'dit')
+    start['dit'] = networks_lib.Weights(boxed, place=lambda where: where)
+
+  def open_data():
+    raise ValueError('a plan has no data')
+
+  return denoising(config, frozen, start, open_data)
+
+
+def _learning(frozen: Params) -> tuple[str, ...]:
+  return ('dit',) if 'text' in frozen else ('dit', 'text')
+
+
+def denoising(
+  config: config_lib.Config,
+  frozen: Params,
+  start: dict[str, networks_lib.Weights],
+  open_data: Callable[[], Batches],
+) -> Problem:
+  """The problem of a DiT, and of a text encoder that is not there yet."""
+  names = _learning(frozen)
   init, adapted = networks_lib.make_init(config, names), {}
   if config.lora.rank:
     _check_adapters(config, names, start)

@@ -5,7 +5,7 @@ from typing import Any
 from etils import epath
 
 from sora_jax import config as config_lib, flow
-from sora_jax.models import dit
+from sora_jax.models import autoencoder, dit, text
 from sora_jax.weights import configs, directory
 
 CLASS = 'UniPCMultistepScheduler'
@@ -93,6 +93,27 @@ def sampling(
     sample.guidance = 3.5 if image else 4.0
     sample.guidance_below = 3.5 if image else 3.0
   sample.one_level = not model.index.get('expand_timesteps', False)
+  _set_size(config)
+
+
+def of_size(name: str) -> config_lib.Config:
+  """A config with the networks of a published model, one of `dit.SIZES`.
+
+  Of two experts it has one. They would be read from a model of that name.
+  """
+  config = config_lib.Config()
+  config.model = dit.DiTConfig(**dit.SIZES[name])
+  newer = config.model.channels == autoencoder.WAN_2_2.channels
+  config.autoencoder = autoencoder.WAN_2_2 if newer else autoencoder.WAN_2_1
+  config.text = text.TextConfig(**text.SIZES['umt5-xxl'])
+  config.denoising.prediction = flow.Prediction.VELOCITY
+  config.autoencoder_from = config.text_from = name
+  _set_size(config)
+  return config
+
+
+def _set_size(config: config_lib.Config) -> None:
+  sample = config.sample
   sample.size, sample.fps, sample.window = '832x480x81', 16.0, 81
   if config.autoencoder.space == 16:  # as in TI2V-5B
     sample.size, sample.fps, sample.window = '1280x704x121', 24.0, 121

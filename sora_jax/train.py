@@ -9,8 +9,8 @@ a batch of the step's number.
 
 import dataclasses
 import types
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -308,17 +308,20 @@ def _gradients(
   return jax.tree.map(lambda g: g / count, grads), sums
 
 
-def _start(
-  config: config_lib.Config,
-  problem: Problem,
-  store: checkpoint.CheckpointStore,
-  mesh: jax.sharding.Mesh,
-) -> tuple[Callable[[], State], Callable]:
-  """What makes or restores the state, where it shall lie, and the step.
+class Program(NamedTuple):
+  """What a run compiles, before it has any array."""
 
-  Raises:
-    ValueError: a device cannot hold it.
-  """
+  state: State  # shapes, and where each array lies
+  where: State
+  create: Callable[..., State]  # key, start, adapted -> the state of step 0
+  step: Any  # jitted; (state, batch) -> state, sums
+  batches: list[Any]  # shapes of each size of batch, and where they lie
+
+
+def make_program(
+  config: config_lib.Config, problem: Problem, mesh: jax.sharding.Mesh
+) -> Program:
+  """The step of a run, and of what it is a function."""
   transform = optimizer.make_optimizer(config.optim, config.run.steps)
   has_judge = problem.judge_loss is not None
 
@@ -332,34 +335,56 @@ def _start(
       judge=transform if has_judge else None,
     )
 
-  key = jax.random.key(config.seed)
   start, adapted = (
     {name: weights.boxed for name, weights in part.items()}
     for part in (problem.start, problem.adapted)
   )
+  key = jax.random.key(config.seed)
   shape = jax.eval_shape(create, key, *sharding.unbox((start, adapted)))
   where = state_lib.shardings(problem.init, shape, mesh, adapted)
-  step_fn = jax.jit(
+  rows = sharding.batch_sharding(mesh)
+  step = jax.jit(
     make_step(config, problem, transform),
     donate_argnums=0,
-    in_shardings=(where, sharding.batch_sharding(mesh)),
+    in_shardings=(where, rows),
     out_shardings=(where, sharding.replicated(mesh)),
   )
-  wanted = state_lib.abstract(shape, where)
+  batches = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows),
+    problem.shapes,
+  )
+  state = state_lib.abstract(shape, where)
+  return Program(state, where, create, step, batches)
+
+
+def _start(
+  config: config_lib.Config,
+  problem: Problem,
+  store: checkpoint.CheckpointStore,
+  mesh: jax.sharding.Mesh,
+) -> tuple[Callable[[], State], Callable]:
+  """What makes or restores the state, where it shall lie, and the step.
+
+  Raises:
+    ValueError: a device cannot hold it.
+  """
+  program = make_program(config, problem, mesh)
   if config.run.steps not in store.steps():
-    _tell(_memory(config, problem, step_fn, wanted, mesh))
+    _tell(memory_of(config, program))
 
   def make_state():
-    restored = store.restore(wanted)
+    restored = store.restore(program.state)
     if restored is None:
-      given = _given(problem, where)
+      given = _given(problem, program.where)
       # Donated, so that the weights are not there twice.
-      make = jax.jit(create, out_shardings=where, donate_argnums=(1, 2))
-      return make(key, *given)
+      make = jax.jit(
+        program.create, out_shardings=program.where, donate_argnums=(1, 2)
+      )
+      return make(jax.random.key(config.seed), *given)
     logging.info('going on from step %d', restored.step)
     return restored.state
 
-  return make_state, step_fn
+  return make_state, program.step
 
 
 def _given(problem: Problem, where: State) -> tuple[Params, Params]:
@@ -369,23 +394,22 @@ def _given(problem: Problem, where: State) -> tuple[Params, Params]:
   return start, frozen
 
 
-def _memory(
+def memory_of(
   config: config_lib.Config,
-  problem: Problem,
-  step_fn: Any,
-  state: State,
-  mesh: jax.sharding.Mesh,
+  program: Program,
+  devices: Sequence[jax.Device] | None = None,
 ) -> str:
   """What a device will hold; compiles the step for batches of every size.
+
+  Args:
+    config: Of the run.
+    program: From `make_program`.
+    devices: Those of this host; by default all that JAX has.
 
   Raises:
     ValueError: it is more than a device has.
   """
-  place = sharding.batch_sharding(mesh)
-  batches = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-    problem.shapes,
-  )
+  state, batches = program.state, program.batches
   parts = {
     'weights': memory.kept([state['trainable'], state['frozen']]),
     'average': memory.kept(state['ema']),
@@ -394,7 +418,7 @@ def _memory(
   if 'judge' in state:
     parts['judge'] = memory.kept(state['judge'])
   parts['batch'] = max(map(memory.kept, batches))
-  turns = {'step': max(memory.needed(step_fn, state, b) for b in batches)}
+  turns = {'step': max(memory.needed(program.step, state, b) for b in batches)}
   if config.run.replay_every:
     parts['replay'] = memory.kept(state)
   return memory.check(
@@ -402,6 +426,7 @@ def _memory(
     turns,
     'raise run.accumulate or mesh.fsdp, set model.remat, or take fewer '
     'data.limits.rows',
+    devices,
   )
 
 

@@ -1,0 +1,144 @@
+"""A training step for TPUs that are not here: `launch.py plan`.
+
+The TPU's compiler needs no TPU. So what a pod would hold, compute and send is
+known before one is rented, from the program itself that it would run. Weights
+and data need not be there either.
+"""
+
+import os
+import types
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from sora_jax import (
+  config as config_lib,
+  problems,
+  sharding,
+  traffic,
+  train,
+)
+
+# Matrix products in bfloat16, FLOP/s of a device of each kind. Source:
+# cloud.google.com/tpu/docs, system architecture of each version.
+PEAK = {
+  'TPU v4': 137.5e12,  # one of two cores
+  'TPU v5 lite': 197e12,
+  'TPU v5': 459e12,
+  'TPU v6 lite': 918e12,
+  'TPU7x': 1153.5e12,  # one of two
+}
+
+ON_NONE = {
+  'TPU_SKIP_MDS_QUERY': '1',
+  'TPU_WORKER_HOSTNAMES': 'localhost',
+  'TPU_ACCELERATOR_TYPE': 'v5p-8',
+}
+
+
+def main(config: config_lib.Config, flags: types.SimpleNamespace) -> None:
+  """`launch.py plan`: compiles a step, and prints what it takes."""
+  # Before JAX looks for devices. The compiler would ask what TPU it is on, and
+  # wonder at the answer.
+  for name, value in ON_NONE.items():
+    os.environ.setdefault(name, value)
+  jax.config.update('jax_platforms', 'cpu')
+  devices = chips(flags.topology, flags.slices)
+  print('\n'.join(plan(config, devices)))
+
+
+def chips(topology: str, slices: int = 1) -> list[jax.Device]:
+  """Devices of a topology such as `v5p:4x4x4`, to compile for.
+
+  Raises:
+    ValueError: there is no compiler, or no such topology.
+  """
+  from jax.experimental import topologies
+
+  try:
+    import libtpu  # noqa: F401
+  except ImportError as error:
+    raise ValueError(
+      'the compiler of TPUs is not installed: pip install libtpu'
+    ) from error
+  many = dict(num_slices=slices) if slices > 1 else {}
+  try:
+    found = topologies.get_topology_desc(
+      platform='tpu', topology_name=topology, **many
+    )
+  except jax.errors.JaxRuntimeError as error:
+    raise ValueError(
+      f'--topology={topology}: {str(error).splitlines()[0]}; as v5e:4x4, '
+      'v5p:2x2x2, v6e:8x8 or TPU7x:2x2x1'
+    ) from error
+  return list(found.devices)
+
+
+def plan(config: config_lib.Config, devices: Sequence[jax.Device]) -> list[str]:
+  """Lines that say what a step of a DiT takes on such devices.
+
+  Raises:
+    ValueError: the config cannot be, or a device cannot hold it.
+  """
+  if config.stage is not config_lib.Stage.DIFFUSION:
+    raise ValueError(f'stage={config.stage.value}: plans are of the DiT')
+  for network in (config.model, config.text):
+    if network.dtype == 'auto':
+      network.dtype = 'bfloat16'  # as it is on a TPU
+  train.check(config)
+  mesh = sharding.make_mesh(config.mesh, devices)
+  sharding.process_rows(config.data.limits.rows, mesh)
+  program = train.make_program(config, problems.planned(config), mesh)
+  with sharding.use(mesh):
+    held = train.memory_of(config, program, devices)
+    # The same again, which JAX has kept.
+    compiled = program.step.lower(program.state, *program.batches).compile()
+  kind, count = devices[0].device_kind, len(devices)
+  axes = ', '.join(f'{name} {size}' for name, size in mesh.shape.items())
+  work = model_flops(config) / count
+  sent = traffic.of(compiled.as_text())
+  told = ', '.join(f'{name} {size / 1e9:.3g}' for name, size in sent.items())
+  return [
+    f'{count} devices ({kind}): {axes}',
+    _size(config, program),
+    held,
+    f'work: {work / 1e12:.3g} TFLOP of a device and a step, '
+    f'{work / PEAK[kind]:.3g} s at its peak of {PEAK[kind] / 1e12:.0f} TFLOP/s',
+    f'traffic: GB to a device in a step: {told or "none"}',
+  ]
+
+
+def _size(config: config_lib.Config, program: train.Program) -> str:
+  leaves = jax.tree.leaves(program.state['trainable'])
+  count = sum(leaf.size for leaf in leaves)
+  limits = config.data.limits
+  return (
+    f'{count / 1e9:.3g} B parameters to train; {limits.rows} rows of '
+    f'{limits.tokens:,} tokens'
+  )
+
+
+def model_flops(config: config_lib.Config) -> float:
+  """Of one training step of the DiT, every row full of one clip.
+
+  Products with a kernel of P numbers take 2 P a token, scores and weighted sums
+  4 N D a layer, and the backward pass twice what the forward one does; what is
+  computed again to save memory is not counted. Source: Chowdhery et al. 2022
+  (arXiv:2204.02311), appendix B.
+  """
+  model, limits = config.model, config.data.limits
+  kernels = 4 * model.width**2  # of self-attention
+  kernels += 2 * model.width**2  # of queries to the caption, and what comes out
+  kernels += 2 * model.width * model.mlp
+  captions = model.text_length or limits.text
+  seen = 4 * (limits.tokens + captions) * model.width
+  a_token = model.depth * (2 * kernels + seen)
+  values = np.prod(model.patch) * (
+    2 * model.channels + model.condition_channels
+  )
+  a_token += 2 * values * model.width  # into the first block, and out
+  a_caption = model.depth * 2 * 2 * model.width**2  # its keys and values
+  a_caption += 2 * model.width * (model.text_width + model.width)
+  rows = limits.tokens * a_token + captions * a_caption
+  return float(3 * limits.rows * rows)
