@@ -71,7 +71,9 @@ class SampleConfig:
   # The network knows the image latent that opens a known piece further on, by
   # data.shares.opening.
   openings: bool = False
-  sizes: tuple[str, ...] = ()  # that it learned, as its run leaves them
+  # Of clips that it was trained on, which a run adds at its end; empty where
+  # they are not known.
+  sizes: tuple[str, ...] = ()
   text_on_host: bool = False  # the text encoder runs on the CPU
   tile: int = 0  # pixels a side that are encoded and decoded at once; 0: all
   micro_batch: int = 4  # clips that run together; bits depend on it

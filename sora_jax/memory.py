@@ -38,8 +38,18 @@ def needed(jitted: Any, *args: Any) -> int:
   Args:
     jitted: What `jax.jit` gave.
     *args: Arrays, or abstract ones with the shardings of those to come.
+
+  Raises:
+    ValueError: a compiler that knows what the device has finds no way.
   """
-  analysis = jitted.lower(*args).compile().memory_analysis()
+  try:
+    analysis = jitted.lower(*args).compile().memory_analysis()
+  except jax.errors.JaxRuntimeError as error:
+    if 'RESOURCE_EXHAUSTED' not in (said := str(error).splitlines()[0]):
+      raise
+    raise ValueError(
+      f'memory: {said}; take more devices, or less at a time'
+    ) from error
   written_over = analysis.alias_size_in_bytes
   outputs = max(analysis.output_size_in_bytes - written_over, 0)
   return analysis.temp_size_in_bytes + outputs

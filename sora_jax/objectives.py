@@ -162,7 +162,7 @@ def denoising(
     'broken': jnp.sum(pack.draw == batch.BROKEN),
     'tokens': jnp.sum(counted),
     'slots': jnp.float32(counted.size),
-    # Pairs of a query and a key of its own clip, of those that are computed.
+    # Pairs of a query and a key of its own clip, of all pairs in a row.
     'pairs': jnp.sum(jnp.float32(pack.tokens_in_clip) ** 2),
     'pair_slots': jnp.float32(counted.size * counted.shape[1]),
   }
@@ -353,7 +353,7 @@ def means(sums: dict[str, float]) -> dict[str, float]:
 
   `count_level_*` belongs to the `loss_level_*` of the same name; a level that
   the step did not draw is left out. `filled` is the share of token slots that
-  hold a token, `attended` that of the scores computed which lie within a clip.
+  hold a token, `attended` that of a row's pairs of them that lie within a clip.
   The other sums of an objective are over the same things as its loss.
   """
   out = {

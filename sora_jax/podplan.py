@@ -5,6 +5,7 @@ known before one is rented, from the program itself that it would run. Weights
 and data need not be there either.
 """
 
+import importlib.util
 import os
 import types
 from collections.abc import Sequence
@@ -56,12 +57,10 @@ def chips(topology: str, slices: int = 1) -> list[jax.Device]:
   """
   from jax.experimental import topologies
 
-  try:
-    import libtpu  # noqa: F401
-  except ImportError as error:
+  if not importlib.util.find_spec('libtpu'):
     raise ValueError(
       'the compiler of TPUs is not installed: pip install libtpu'
-    ) from error
+    )
   many = dict(num_slices=slices) if slices > 1 else {}
   try:
     found = topologies.get_topology_desc(

@@ -5,6 +5,7 @@ once. Latents carry the digest of the autoencoder that made them, and are
 refused by a run with another one.
 """
 
+import collections
 import math
 import time
 import types
@@ -31,6 +32,7 @@ from sora_jax import (
 )
 from sora_jax.data import latents, pieces, pipeline, sources, transforms
 from sora_jax.models import autoencoder, text
+from sora_jax.weights import directory
 
 Params = Any
 EncodeText = Callable[[str, int], list[int]]  # of a tokenizer
@@ -41,6 +43,7 @@ ENCODE_BATCH = 8
 MOST_PIXELS = 2**24
 # Clips that may wait for others of their size, which bounds memory.
 MOST_WAITING = 64
+MOST_SIZES = 64  # that a model says it has learned
 TOLD_EVERY = 1024  # clips between two lines that say how far it is
 
 
@@ -408,12 +411,30 @@ def check_origin(
       )
 
 
-def sizes(
+def learned(
   config: config_lib.Config, workdir: epath.PathLike
 ) -> tuple[str, ...]:
-  """Those of the clips that a run's latents were prepared from, if known."""
-  info = latents.LatentSource(latents_of(config, workdir)).info
-  return tuple(dict.fromkeys(info.get('made_of', {}).get('sizes', ())))
+  """Sizes of the clips of a run, and of the model that it started from.
+
+  Of clips of equal sides the longest, and stills by themselves; the most
+  frequent MOST_SIZES.
+  """
+  net = config.autoencoder
+  longest, count = {}, collections.Counter()
+  for row in latents.LatentSource(latents_of(config, workdir)).rows:
+    frames, height, width = row.size
+    sides = width * net.space, height * net.space, frames > 1
+    longest[sides] = max(frames, longest.get(sides, 0))
+    count[sides] += 1
+  sizes = [
+    str(batch.Size(width, height, 1 + net.time * (longest[sides] - 1)))
+    for sides, _ in count.most_common(MOST_SIZES)
+    for width, height, _ in [sides]
+  ]
+  before = config.sample.sizes
+  if config.init_from and directory.is_model(config.init_from):
+    before += networks_lib.describe(config.init_from).sample.sizes
+  return tuple(dict.fromkeys([*before, *sizes]))
 
 
 def latents_of(

@@ -94,14 +94,22 @@ def override(
 
 
 def unlearned(size: batch.Size, learned: Sequence[str]) -> str:
-  """What to say of a size that a model did not learn, or nothing."""
+  """What to say of a size that a model did not learn, or nothing.
+
+  Longer clips go in windows; but who has seen stills has not seen motion.
+  """
   sides = lambda size: f'{size.width}x{size.height}'
-  known = dict.fromkeys(sides(batch.parse_size(text)) for text in learned)
-  if not known or sides(size) in known:
+  sizes = map(batch.parse_size, learned)
+  still = size.frames == 1
+  known = [sides(s) for s in sizes if (s.frames == 1) == still]
+  known = list(dict.fromkeys(known))
+  if not learned or sides(size) in known:
     return ''
+  more = f' and {len(known) - 8} more' if len(known) > 8 else ''
   return (
-    f'note: the model learned {", ".join(known)} pixels; at {sides(size)} it '
-    'may do worse'
+    f'note: the model learned {"stills" if still else "clips"} of '
+    f'{", ".join(known[:8]) or "no size"}{more}; at {sides(size)} it may do '
+    'worse'
   )
 
 

@@ -194,7 +194,7 @@ def export(
     config.autoencoder.latent_mean = mean
     config.autoencoder.latent_std = std
   if config.stage is config_lib.Stage.DIFFUSION:
-    config.sample.sizes = prepare.sizes(config, path.parent)
+    config.sample.sizes = prepare.learned(config, path.parent)
   if jax.process_index() == 0:
     tokenizer = networks_lib.read_tokenizer(config)
     networks_lib.write(
@@ -424,8 +424,8 @@ def memory_of(
   return memory.check(
     parts,
     turns,
-    'raise run.accumulate or mesh.fsdp, set model.remat, or take fewer '
-    'data.limits.rows',
+    'raise run.accumulate, mesh.fsdp or mesh.context, set model.remat, or take '
+    'fewer data.limits.rows',
     devices,
   )
 

@@ -133,7 +133,7 @@ def test_long_rows_come_by_blocks_of_queries(monkeypatch):
   monkeypatch.setattr(attention, 'MOST_SCORES', 4 * 3 * 13 * 20)
   monkeypatch.setattr(attention, 'LEAST_BLOCK', 8)
   text = str(jax.make_jaxpr(lambda *x: outcome(*x))(q, k, v))
-  assert '[3,2,8,3,8]' in text  # three blocks of eight queries
+  assert '[2,2,16,3,8]' in text  # of 20 that there is room for
   for a, b in zip(
     *map(jax.tree.leaves, (outcome(q, k, v), whole)), strict=True
   ):

@@ -152,3 +152,16 @@ def test_a_part_of_a_row_sees_the_keys_of_all_of_it():
   assert written(found.keys) == '0111 2223 3333'
   # By keys, a column each: none of the second queries for the first keys.
   assert written(found.queries.T) == '000 000 111 112'
+  # No query sees the first three, and none is fetched for them but one.
+  assert written(plan('3333', '11112233').queries.T) == '00 00 00 01'
+
+
+def test_a_row_of_too_many_tiles_is_refused():
+  shape = lambda *rest: jax.ShapeDtypeStruct((1, 2**19 + 1, *rest), jnp.float32)
+  row = jax.ShapeDtypeStruct((1, 2**19 + 1), jnp.int32)
+  with pytest.raises(ValueError, match='over a larger mesh.context'):
+    jax.eval_shape(
+      functools.partial(splash.attend, scale=1.0),
+      *(shape(1, 128), shape(1, 128), shape(1, 128)),
+      *(row, row),
+    )

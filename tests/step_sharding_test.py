@@ -6,6 +6,7 @@ import pytest
 import tiny
 
 from sora_jax import optimizer, problems, sharding, state as state_lib, train
+from sora_jax.models import attention
 
 MESHES = [
   dict(data=8),
@@ -93,9 +94,16 @@ def test_eight_devices_take_the_steps_of_one(problem, alone, sizes):
   assert_same_steps(run(problem, mesh), alone)
 
 
-def test_devices_that_share_tokens_take_the_steps_of_one(problem, alone):
+def test_devices_that_share_tokens_take_the_steps_of_one(
+  problem, alone, monkeypatch
+):
+  """Where no scores are kept, as in long rows."""
+  monkeypatch.setattr(attention, 'MOST_SCORES', 64)
   shape = sharding.MeshConfig(fsdp=2, context=2)
   mesh = sharding.make_mesh(shape, jax.devices()[:4])
+  with sharding.use(mesh):
+    x = jax.jit(attention.by_tokens)(np.ones((8, 16, 4), np.float32))
+  assert x.sharding.shard_shape(x.shape) == (4, 8, 4)
   assert_same_steps(run(problem, mesh), alone)
 
 

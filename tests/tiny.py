@@ -76,7 +76,6 @@ def write_latents(
       'channels': 4,
       'autoencoder': networks.digest(frozen['autoencoder']),
       'text': '',
-      'made_of': {'sizes': ['32x32x5', '32x32x5', '32x32x1', '16x32x5']},
     })
   return latents.LatentSource(path)
 

@@ -32,7 +32,7 @@ def chips():
   return topology.devices
 
 
-@pytest.mark.parametrize('tokens', [8192, 393216])  # and a minute of 480p
+@pytest.mark.parametrize('tokens', [8192, 262144, 393216])
 def test_no_scores_are_kept(chips, tokens):
   mesh = sharding.make_mesh(
     sharding.MeshConfig(data=2, fsdp=2, tensor=2), chips
@@ -51,8 +51,8 @@ def test_no_scores_are_kept(chips, tokens):
     step = jax.jit(jax.grad(loss, (0, 1, 2)))
     compiled = step.lower(x, x, x, segment).compile()
   assert 'splash' in compiled.as_text()
-  scores = 4 * tokens * tokens * 2  # of a chip's two heads
-  assert compiled.memory_analysis().temp_size_in_bytes < scores / 4
+  row = tokens * 2 * 128 * 2  # of a chip's two heads, in bfloat16
+  assert compiled.memory_analysis().temp_size_in_bytes < 20 * row
 
 
 def abstract(tree, place):

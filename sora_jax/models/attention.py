@@ -23,7 +23,7 @@ from sora_jax.models import flash, splash
 
 # Bytes of a row's scores above which they are not all kept.
 MOST_SCORES = 2**28
-# Queries of a block, at least: fewer leave a matrix unit idle.
+# Queries of a block come in so many: fewer leave a matrix unit idle.
 LEAST_BLOCK = 128
 
 
@@ -58,8 +58,7 @@ def attend(
   N, L, A = q.shape[1], k.shape[1], q.shape[2]
   if bias is not None or 4 * A * N * L <= MOST_SCORES:
     return _dense(q, k, v, segment_q, segment_k, copies, bias, scale=scale)
-  block = max(LEAST_BLOCK, MOST_SCORES // (4 * A * L) // 128 * 128)
-  blocks = functools.partial(_by_blocks, scale=scale, block=block)
+  blocks = functools.partial(_by_blocks, scale=scale)
   if segment_q is None:
     return blocks(q, k, v, None, None, None)
   kernels = {}
@@ -76,7 +75,11 @@ def attend(
 
 
 def by_tokens(x: Float[Array, 'B N D']) -> Float[Array, 'B N D']:
-  """Shares tokens out over the context axis of the mesh, where it has one."""
+  """Shares tokens out over the context axis, if the mesh that is set has one.
+
+  Rows, tokens and heads must each be a multiple of the devices that share them
+  out, which is checked when a run starts.
+  """
   mesh = _mesh()
   if mesh is None or mesh.shape['context'] == 1:
     return x
@@ -105,9 +108,12 @@ def _shared_out(run: Callable[..., Array], *inputs: Array | None) -> Array:
 
 
 def _mesh() -> jax.sharding.AbstractMesh | None:
-  """The mesh that is set, unless the caller shared it all out already."""
+  """That of `sharding.use`, unless the caller has shared all of it out."""
   mesh = jax.sharding.get_abstract_mesh()
-  return mesh if set(mesh.axis_names) - set(mesh.manual_axes) else None
+  if mesh.empty or set(mesh.manual_axes) == set(mesh.axis_names):
+    return None
+  assert not mesh.manual_axes, 'a mesh is shared out as a whole'
+  return mesh
 
 
 def _by_blocks(
@@ -119,15 +125,18 @@ def _by_blocks(
   copies: Float[Array, 'B N'] | None,
   *,
   scale: float,
-  block: int,
 ) -> Float[Array, 'B N A K']:
   """Blocks of queries, one after the other; the backward pass repeats them."""
-  count = -(-q.shape[1] // block)
+  N, L, A = q.shape[1], k.shape[1], q.shape[2]
+  most = max(1, MOST_SCORES // (4 * A * L) // LEAST_BLOCK) * LEAST_BLOCK
+  count = -(-N // most)
+  # Alike, so that little is filled up where a device has few queries.
+  block = -(-N // (count * LEAST_BLOCK)) * LEAST_BLOCK
 
   def cut(x):  # B N ... -> blocks B n ...; what fills the last one sees nothing
     if x is None:
       return None
-    fill = ((0, 0), (0, count * block - x.shape[1]))
+    fill = ((0, 0), (0, count * block - N))
     x = jnp.pad(x, fill + ((0, 0),) * (x.ndim - 2))
     return jnp.moveaxis(x.reshape(x.shape[0], count, block, *x.shape[2:]), 1, 0)
 
@@ -138,7 +147,7 @@ def _by_blocks(
 
   y = jax.lax.map(one, (cut(q), cut(segment_q), cut(copies)))
   y = einops.rearrange(y, 'J B n A K -> B (J n) A K')
-  return y[:, : q.shape[1]]
+  return y[:, :N]
 
 
 def _dense(

@@ -56,7 +56,7 @@ class DiTConfig:
 # DiT's sizes (arXiv:2212.09748, table 1) and the published Wan models.
 _WAN = dict(text_width=4096, text_length=512)
 _WAN_14B = dict(width=5120, depth=40, heads=40, mlp=13824, **_WAN)
-SIZES = {
+SIZES: dict[str, dict[str, Any]] = {
   'S': dict(width=384, depth=12, heads=6, mlp=1536),
   'B': dict(width=768, depth=12, heads=12, mlp=3072),
   'L': dict(width=1024, depth=24, heads=16, mlp=4096),

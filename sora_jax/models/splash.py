@@ -1,10 +1,10 @@
 """Self-attention on a TPU by JAX's splash kernel, which keeps no scores.
 
 The kernel is told which of its tiles to leave out, those between tokens that
-share no segment, so that a row of four clips costs a quarter of one clip of its
-length; segments mask inside of the others. Source: Dao et al. 2022
-(arXiv:2205.14135) for the form,
-`jax.experimental.pallas.ops.tpu.splash_attention` for the kernel.
+share no segment, so that of a row of four clips a quarter of all products is
+computed; a tile that is left out is still a step of the kernel's grid. Segments
+mask inside of the others. Source: Dao et al. 2022 (arXiv:2205.14135) for the
+form, `jax.experimental.pallas.ops.tpu.splash_attention` for the kernel.
 """
 
 from typing import NamedTuple
@@ -13,22 +13,25 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-# Queries and keys of a tile; a row is filled up to a multiple of it.
-TILE = 512
-# On a side: their table lies in scalar memory, of which a core has 1 MB.
-MOST_TILES = 512
+# Queries and keys of a tile, to a multiple of which a row is filled up; and the
+# most that the fast memory of a v5p holds.
+TILE, MOST_TILE = 512, 1024
+# Their table lies in scalar memory, of which a core has 1 MB.
+MOST_TILES = 512**2
 
 
 class Plan(NamedTuple):
-  """Which tiles run, and what lies ready for each of them.
+  """Which tiles of queries (I) and keys (J) run, and what lies ready by then.
 
-  That is the tile itself, or before the first that runs that one and after the
-  last that one, so that nothing is fetched in vain.
+  That is the tile itself, but before the first that runs that one, and after
+  the last that one, so that nothing is fetched beyond these.
   """
 
   run: Bool[Array, 'I J']
-  keys: Int[Array, 'I J']  # tile of keys that lies ready, by queries
-  queries: Int[Array, 'I J']  # tile of queries that lies ready, by keys
+  keys: Int[
+    Array, 'I J'
+  ]  # where the keys of a tile of queries are gone through
+  queries: Int[Array, 'I J']  # and the queries of a tile of keys
 
 
 def attend(
@@ -51,12 +54,21 @@ def attend(
     segment_q: of each query.
     segment_k: of each key.
     scale: factor of the scores.
-    tile: tokens of a tile, a multiple of 128; twice that for very long rows.
+    tile: tokens of a tile, a multiple of 128; or twice that, if a very long row
+      has too many.
     interpret: compute it without a TPU, slowly.
+
+  Raises:
+    ValueError: the row is too long even so.
   """
-  N = q.shape[1]
-  while max(N, k.shape[1]) > MOST_TILES * tile:
+  N, L = q.shape[1], k.shape[1]
+  while -(-N // tile) * -(-L // tile) > MOST_TILES:
     tile *= 2
+  if tile > MOST_TILE:
+    raise ValueError(
+      f'{N} queries of {L} keys have more than {MOST_TILES} tiles of '
+      f'{MOST_TILE}; share them out over a larger mesh.context'
+    )
 
   def fill(x):  # up to whole tiles, with what is empty
     more = ((0, 0), (0, -x.shape[1] % tile))
@@ -128,8 +140,8 @@ def plan(
   """Leaves out tiles of queries and keys whose ranges of segments do not meet.
 
   Those are all that can be left out where each clip is one run of tokens and
-  clips are numbered along the row. Queries of an empty tile see one tile, so
-  that what is made of them is a number.
+  clips are numbered along the row. A tile of queries that meets no keys sees
+  the first ones, so that what is made of it is a number.
   """
   low_q, high_q = _range(segment_q, tile)
   low_k, high_k = _range(segment_k, tile)
@@ -139,7 +151,8 @@ def plan(
   run = meet | (alone & (jnp.arange(columns) == 0)[None])
   first, last = run.argmax(axis=1), columns - 1 - run[:, ::-1].argmax(axis=1)
   keys = jnp.clip(jnp.arange(columns)[None], first[:, None], last[:, None])
-  first, last = run.argmax(axis=0), rows - 1 - run[::-1].argmax(axis=0)
+  first = run.argmax(axis=0)
+  last = jnp.where(run.any(axis=0), rows - 1 - run[::-1].argmax(axis=0), first)
   queries = jnp.clip(jnp.arange(rows)[:, None], first[None], last[None])
   return Plan(run, keys, queries)
 

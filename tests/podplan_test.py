@@ -1,0 +1,90 @@
+"""Training on TPUs that are not here."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+import tiny
+
+from sora_jax import config as config_lib, podplan, published
+from sora_jax.models import dit
+
+
+def test_the_work_of_a_step_is_what_its_products_are():
+  """Of a DiT whose attention takes all scores at once."""
+  config = tiny.config()
+  config.model = dit.DiTConfig(
+    width=256, heads=4, mlp=1024, depth=3, text_width=64, scan=False
+  )
+  limits = config.data.limits
+  limits.rows, limits.tokens, limits.text = 2, 512, 64
+  ints = lambda *shape: jax.ShapeDtypeStruct((2, *shape), jnp.int32)
+  floats = lambda *shape: jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+  inputs = (
+    *(floats(512, 64), floats(1), ints(512, 3), ints(512), ints(512)),
+    *(floats(64, 64), ints(64), ints(512)),
+  )
+  params = jax.eval_shape(
+    lambda key: dit.init(config.model, key), jax.random.key(0)
+  )
+
+  def loss(params, *inputs):
+    net = dit.SpacetimeDiT(config.model)
+    return jnp.sum(net.apply({'params': params}, *inputs))
+
+  lowered = jax.jit(jax.grad(loss)).lower(params, *inputs)
+  counted = lowered.compile().cost_analysis()['flops']
+  # Beside products there are norms, softmax and the like.
+  assert 0.9 < podplan.model_flops(config) / counted < 1
+
+
+def test_published_models_are_planned_by_name():
+  config = published.of_size('5b')
+  assert config.model.channels == config.autoencoder.channels == 48
+  assert config.text.width == config.model.text_width == 4096
+  assert config.sample.size == '1280x704x121'
+
+
+@pytest.fixture
+def no_compiler(monkeypatch):
+  monkeypatch.setattr(podplan.importlib.util, 'find_spec', lambda name: None)
+
+
+def test_a_plan_needs_the_compiler(no_compiler):
+  with pytest.raises(ValueError, match='pip install libtpu'):
+    podplan.chips('v5p:2x2x2')
+
+
+def test_plans_are_of_the_dit():
+  config = config_lib.Config(stage=config_lib.Stage.AUTOENCODER)
+  with pytest.raises(ValueError, match='stage=autoencoder: plans are of the D'):
+    podplan.plan(config, jax.devices())
+
+
+def planned(**mesh):
+  """A transformer of 1.3 B without its weights."""
+  config = published.of_size('1.3b')
+  config.model.remat = True
+  config.data.limits.rows, config.data.limits.tokens = 4, 8192
+  for name, size in mesh.items():
+    setattr(config.mesh, name, size)
+  return config
+
+
+def test_a_plan_says_what_a_chip_holds_computes_and_is_sent():
+  pytest.importorskip('libtpu')
+  with pytest.raises(ValueError, match='--topology=v9:2x2x1: .* v9; as v5e'):
+    podplan.chips('v9:2x2x1')
+  chips = podplan.chips('v5p:2x2x1')
+  lines = podplan.plan(planned(fsdp=2, context=2), chips)
+  assert lines[0] == '4 devices (TPU v5): data 1, fsdp 2, context 2, tensor 1'
+  assert lines[1].startswith('1.42 B parameters to train; 4 rows of 8,192')
+  assert 'GB of a device (weights 2.8' in lines[2] and '95 GB' in lines[2]
+  # Weights come to every device, and gradients go from it.
+  assert 'all-gather' in lines[4]
+
+
+def test_what_does_not_fit_a_chip_is_refused():
+  pytest.importorskip('libtpu')
+  config = planned()
+  with pytest.raises(ValueError, match='memory: .*15.75G'):
+    podplan.plan(config, podplan.chips('v5e:2x2'))
