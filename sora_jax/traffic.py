@@ -2,7 +2,8 @@
 
 A collective stands in the text once, whether it runs once or in a loop over
 layers; so computations are followed from the entry on, and what a loop calls
-counts as often as the compiler says that it goes round.
+counts as often as it goes round. That is where its counter ends, which is the
+number in its condition, as loops of JAX count up from 0.
 """
 
 import math
@@ -26,14 +27,15 @@ _CALLED = re.compile(
   r'(calls|to_apply|body|condition|branch_computations)='
   r'(?:\{([^}]*)\}|%?([\w.-]+))'
 )
-_TRIPS = re.compile(r'known_trip_count"?:\{"n":"(\d+)"')
+_CONSTANT = re.compile(r' = [su]\d+\[\]\S* constant\((\d+)\)')
 
 
 class _Computation(NamedTuple):
-  """What one computation sends itself, and how often it calls others."""
+  """What one computation sends itself, what it calls, and its whole numbers."""
 
   sent: list[tuple[str, int]]  # kind, bytes
-  calls: list[tuple[str, int]]  # name, times
+  calls: list[tuple[str, str]]  # name, and of a loop its condition
+  numbers: list[int]
 
 
 def of(text: str) -> dict[str, int]:
@@ -45,11 +47,18 @@ def of(text: str) -> dict[str, int]:
   computations, entry = _read(text)
   totals = dict.fromkeys(KINDS, 0)
 
+  def numbers(name):
+    found = list(computations[name].numbers)
+    for called, _ in computations[name].calls:
+      found += numbers(called)
+    return found
+
   def add(name, times):
     for kind, size in computations[name].sent:
       totals[kind] += times * size
-    for called, more in computations[name].calls:
-      add(called, times * more)
+    for called, condition in computations[name].calls:
+      rounds = max(numbers(condition), default=1) if condition else 1
+      add(called, times * rounds)
 
   add(entry, 1)
   return {kind: size for kind, size in totals.items() if size}
@@ -57,10 +66,10 @@ def of(text: str) -> dict[str, int]:
 
 def _read(text: str) -> tuple[dict[str, _Computation], str]:
   """All computations of a program by name, and which is its entry."""
-  computations, entry, current = {}, '', _Computation([], [])
+  computations, entry, current = {}, '', _Computation([], [], [])
   for line in text.splitlines():
     if found := _COMPUTATION.match(line):
-      current = computations[found[2]] = _Computation([], [])
+      current = computations[found[2]] = _Computation([], [], [])
       entry = found[2] if found[1] else entry
     elif found := _INSTRUCTION.match(line):
       _count(line, found[1], found[2], current)
@@ -68,6 +77,7 @@ def _read(text: str) -> tuple[dict[str, _Computation], str]:
 
 
 def _count(line: str, made: str, operation: str, into: _Computation) -> None:
+  """Notes what one instruction sends, calls or is."""
   kind = operation.removesuffix('-start')
   if kind in KINDS:
     sizes = [_bytes(*array) for array in _ARRAY.findall(made)]
@@ -75,12 +85,18 @@ def _count(line: str, made: str, operation: str, into: _Computation) -> None:
     whole = sizes if operation == kind else sizes[len(sizes) // 2 :]
     into.sent.append((kind, sum(whole)))
     return
+  if found := _CONSTANT.search(line):
+    into.numbers.append(int(found[1]))
   if operation.endswith(('-done', '-update')):
     return  # names again what its start calls
-  trips = _TRIPS.search(line) if operation == 'while' else None
-  for _, several, one in _CALLED.findall(line):
-    for name in (several or one).split(','):
-      into.calls.append((name.strip(' %'), int(trips[1]) if trips else 1))
+  called = {
+    how: [name.strip(' %') for name in (several or one).split(',')]
+    for how, several, one in _CALLED.findall(line)
+  }
+  condition = called.pop('condition', [''])[0]
+  into.calls.extend(
+    (name, condition) for names in called.values() for name in names
+  )
 
 
 def _bytes(kind: str, shape: str) -> int:

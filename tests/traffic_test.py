@@ -31,14 +31,14 @@ HloModule jit_step, is_scheduled=true
 
 %more (s: (s32[], f32[4])) -> pred[] {
   %s = (s32[], f32[4]{0}) parameter(0)
+  %n = s32[]{:T(128)} constant(30)
   ROOT %less = pred[] compare(%i, %n), direction=LT
 }
 
 ENTRY %main (x: f32[16]) -> f32[4] {
   %x = f32[16]{0} parameter(0)
   %cut = f32[4]{0} reduce-scatter(%x), dimensions={0}, to_apply=%add
-  %w = (s32[], f32[4]{0}) while(%init), condition=%more, body=%layer, \
-backend_config={"known_trip_count":{"n":"30"},"other":1}
+  %w = (s32[], f32[4]{0}) while(%init), condition=%more, body=%layer
   %ps = (f32[4]{0}, f32[4]{0}) collective-permute-start(%cut)
   ROOT %pd = f32[4]{0} collective-permute-done(%ps)
 }
