@@ -16,6 +16,7 @@ import numpy as np
 from sora_jax import (
   config as config_lib,
   problems,
+  program as program_lib,
   sharding,
   traffic,
   train,
@@ -88,9 +89,9 @@ def plan(config: config_lib.Config, devices: Sequence[jax.Device]) -> list[str]:
   train.check(config)
   mesh = sharding.make_mesh(config.mesh, devices)
   sharding.process_rows(config.data.limits.rows, mesh)
-  program = train.make_program(config, problems.planned(config), mesh)
+  program = program_lib.make(config, problems.planned(config), mesh)
   with sharding.use(mesh):
-    held = train.memory_of(config, program, devices)
+    held = program_lib.memory_of(config, program, devices)
     # The same again, which JAX has kept.
     compiled = program.step.lower(program.state, *program.batches).compile()
   kind, count = devices[0].device_kind, len(devices)
@@ -108,7 +109,7 @@ def plan(config: config_lib.Config, devices: Sequence[jax.Device]) -> list[str]:
   ]
 
 
-def _size(config: config_lib.Config, program: train.Program) -> str:
+def _size(config: config_lib.Config, program: program_lib.Program) -> str:
   leaves = jax.tree.leaves(program.state['trainable'])
   count = sum(leaf.size for leaf in leaves)
   limits = config.data.limits

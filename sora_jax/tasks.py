@@ -6,6 +6,8 @@ its training: a piece at the start from its own first frame; a piece further on
 as a stream of its own, whose image latent is shown behind the clip or left out.
 So a piece of k latents is 1 + 4 (k - 1) frames at the start, and 1 + 4 k frames
 elsewhere, the first of which closes the latent before.
+
+What is painted before such a piece is moved to meet it; see `registration`.
 """
 
 import hashlib
@@ -23,6 +25,7 @@ from sora_jax import (
   codec,
   generate,
   objectives,
+  registration,
   sharding,
 )
 
@@ -39,6 +42,7 @@ class Scene(NamedTuple):
   keep: Float[np.ndarray, '_T _H _W']  # 1 takes them from `pixels`
   before: Video  # frames of the clip in front of the canvas, and behind it
   after: Video
+  meets: tuple[int, ...] = ()  # frames that a known piece further on opens with
 
   @property
   def size(self) -> batch.Size:
@@ -63,12 +67,29 @@ class Scene(NamedTuple):
     """The whole clip, part by part, of the frames that were made."""
     at = 0
     yield self.before
-    for frames in made:
+    for frames in self._met(made):
       part = slice(at, at := at + len(frames))
       keep = self.keep[part, ..., None]
       mixed = keep * self.pixels[part] + (1 - keep) * frames
       yield np.rint(mixed).astype(np.uint8)
     yield self.after
+
+  def _met(self, made: Iterable[Video]) -> Iterator[Video]:
+    """The frames that were made, moved where a known piece comes after them.
+
+    Those that may be moved are held back until it is there.
+    """
+    meets, at, held = list(self.meets), 0, self.pixels[:0]
+    for frames in made:
+      held = np.concatenate([held, frames])
+      while meets and meets[0] < at + len(held):
+        known, here = self.pixels[meets[0]], meets.pop(0) - at
+        lead = slice(max(0, here - registration.LEAD), here)
+        held[lead] = registration.meet(held[lead], held[here], known)
+      free = max(0, meets[0] - registration.LEAD - at) if meets else len(held)
+      yield held[:free]
+      at, held = at + len(held[:free]), held[free:]
+    yield held
 
 
 def make_encoder(networks: generate.Networks, tile: int = 0) -> Encode:
@@ -311,7 +332,8 @@ def _around(
   for at, video in kept.items():
     pixels[at : at + len(video)] = video
     keep[at : at + len(video)] = 1
-  return _scene(canvas, pixels, keep)
+  meets = tuple(4 * latent - 4 for latent in openings or {})
+  return _scene(canvas, pixels, keep)._replace(meets=meets)
 
 
 def _scene(

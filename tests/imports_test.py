@@ -13,7 +13,8 @@ PACKAGE = ROOT / 'sora_jax'
 # modules in it; models and data are on one level but apart from each other.
 LEVELS = (
   'batch rng flow samplers stepcache guidance'.split()
-  + 'tokens canvas tiling sharding memory traffic watermark'.split(),
+  + 'tokens canvas tiling registration sharding'.split()
+  + 'memory traffic watermark'.split(),
   'models weights data'.split(),
   'objectives optimizer state checksums checkpoint replay'.split()
   + 'writers metrics certificate seal provenance'.split(),
@@ -21,7 +22,7 @@ LEVELS = (
   'paint codec windows spool captions generate'.split()
   + 'reconstruct tasks prompting'.split()
   + 'frechet plots gallery figures suite'.split()
-  + 'prepare label sample problems train podplan'.split()
+  + 'prepare label sample problems program train podplan'.split()
   + 'heldout probing adherence evaluate calibrate speed bench'.split()
   + 'showcase demo verify'.split()
   + ['parity'],

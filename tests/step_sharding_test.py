@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tiny
 
-from sora_jax import optimizer, problems, sharding, state as state_lib, train
+from sora_jax import optimizer, problems, program, sharding, state as state_lib
 from sora_jax.models import attention
 
 MESHES = [
@@ -44,7 +44,7 @@ def run(problem, mesh):
     state = jax.jit(create, out_shardings=where)(key)
     first = jax.device_get(state['trainable'])
     step = jax.jit(
-      train.make_step(config, stage, transform),
+      program.make_step(config, stage, transform),
       in_shardings=(where, sharding.batch_sharding(mesh)),
       out_shardings=(where, sharding.replicated(mesh)),
     )

@@ -19,6 +19,7 @@ from sora_jax import (
   memory,
   networks,
   problems,
+  program,
   replay,
   sharding,
   state as state_lib,
@@ -258,7 +259,7 @@ def gradients(config, problem, params, pack):
       ),
     )
   )
-  state, sums = jax.jit(train.make_step(config, problem, keep))(state, pack)
+  state, sums = jax.jit(program.make_step(config, problem, keep))(state, pack)
   return float(sums['loss'] / sums['count']), state['opt'][0].trace
 
 
