@@ -23,8 +23,9 @@ WINDOW, FARTHEST = 1 / 8, 1 / 16
 # What is added to the squared slopes of a window, (levels of 255 a pixel)^2:
 # where nothing is seen nothing moves.
 DAMPING = 25.0
+HARM = 0.5  # levels of 255 by which a place is worse
 # A flow that leaves more of the difference than this explains too little.
-MOST_LEFT = 0.8
+MOST_LEFT = 0.9
 
 
 def meet(
@@ -76,6 +77,7 @@ def between(image: Frame, target: Frame) -> Flow:
     dd, rr = dd + DAMPING, rr + DAMPING
     step = np.stack([rr * de - dr * re, dd * re - dr * de], axis=-1)
     flow = _blurred(flow + step / (dd * rr - dr * dr)[..., None], 1.0)
+  flow *= _blurred(_gain(small, wanted, flow, width / 4), 1.0)
   if scale == 1:
     return flow
   # Squares' middles, in which the flow is known, and the pixels between them.
@@ -85,6 +87,20 @@ def between(image: Frame, target: Frame) -> Flow:
     for part in np.moveaxis(flow, -1, 0)
   )
   return scale * np.stack(list(parts), axis=-1)
+
+
+def _gain(
+  image: Image, target: Image, flow: Flow, width: float
+) -> Float[np.ndarray, 'H W 1']:
+  """1 where a flow makes nothing worse, and 0 where it does.
+
+  So ground that stands still is not moved with what stands before it.
+  """
+  without, left = (
+    _blurred(np.abs(x - target).mean(-1, keepdims=True), width)
+    for x in (image, _warp(image, flow))
+  )
+  return (1 - (left - without) / HARM).clip(0, 1)
 
 
 def _shrunk(image: Frame, scale: int) -> Float[np.ndarray, 'h w 3']:

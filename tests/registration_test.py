@@ -53,8 +53,9 @@ def test_large_frames_are_looked_at_from_afar():
   )
   flow = registration.between(painted[0], true[0])
   assert flow.shape == (384, 384, 2)
-  # At the ball's edge, where anything of it can be seen.
-  assert flow[190, 150 + 40] == pytest.approx([0, 6], abs=1)
+  # At the ball's edge, where anything of it can be seen; but not far from it.
+  assert flow[190, 150 + 42, 1] == pytest.approx(6, abs=1)
+  assert np.abs(flow[350]).max() < 0.1
 
 
 @pytest.mark.parametrize('other', ['noise', 'far'])
