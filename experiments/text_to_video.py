@@ -24,6 +24,14 @@ training.
   python launch.py train --config=experiments/text_to_video.py:balls_openings \
       --config.init_from=runs/balls_tasks/model --workdir=runs/balls_openings
 
+`balls_ends` goes on from what ships, on the same latents, with more pieces at
+the end; it was not shipped:
+
+  python launch.py train --config=experiments/text_to_video.py:balls_ends \
+      --config.init_from=runs/balls_openings/model \
+      --config.data.latents=runs/balls_openings/latents \
+      --workdir=runs/balls_ends
+
 `balls_joins`, and on the same latents `balls_more`, go on from `balls_tasks`
 with clips that lead from one into another: 12 minutes of preparation and 40 of
 training on two CPU cores.

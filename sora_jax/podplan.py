@@ -105,7 +105,7 @@ def plan(config: config_lib.Config, devices: Sequence[jax.Device]) -> list[str]:
     held,
     f'work: {work / 1e12:.3g} TFLOP of a device and a step, '
     f'{work / PEAK[kind]:.3g} s at its peak of {PEAK[kind] / 1e12:.0f} TFLOP/s',
-    f'traffic: GB to a device in a step: {told or "none"}',
+    f'traffic: of a device and a step, GB: {told or "none"}',
   ]
 
 

@@ -20,8 +20,10 @@ KINDS = (
 BITS = {'pred': 8, 's4': 4, 'u4': 4, 'bf16': 16, 'c64': 64, 'c128': 128}
 
 _COMPUTATION = re.compile(r'^(ENTRY )?%?([\w.-]+) .*\{$')
-# Name, type and operation; a type may be a tuple, with layouts in braces.
-_INSTRUCTION = re.compile(r'^\s+(?:ROOT )?%?[\w.-]+ = (.*?) ([a-z][\w-]*)\(')
+# Name, type, operation and operands; a type may be a tuple, with layouts.
+_INSTRUCTION = re.compile(
+  r'^\s+(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z][\w-]*)\(([^)]*)'
+)
 _ARRAY = re.compile(r'\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\]')
 _CALLED = re.compile(
   r'(calls|to_apply|body|condition|branch_computations)='
@@ -33,13 +35,18 @@ _CONSTANT = re.compile(r' = [su]\d+\[\]\S* constant\((\d+)\)')
 class _Computation(NamedTuple):
   """What one computation sends itself, what it calls, and its whole numbers."""
 
+  scatters: bool  # one whose sum is cut at once, which TPUs have no name for
   sent: list[tuple[str, int]]  # kind, bytes
   calls: list[tuple[str, str]]  # name, and of a loop its condition
   numbers: list[int]
+  sizes: dict[str, int]  # bytes by name
 
 
 def of(text: str) -> dict[str, int]:
-  """Bytes by kind that collectives leave on one device in a run of a program.
+  """Bytes of a device's arrays that collectives gather, reduce or exchange.
+
+  That is what comes out of a gather, and what goes into a sum, by kind and over
+  one run of a program.
 
   Args:
     text: Of the program that the compiler made, `compiled.as_text()`.
@@ -66,27 +73,39 @@ def of(text: str) -> dict[str, int]:
 
 def _read(text: str) -> tuple[dict[str, _Computation], str]:
   """All computations of a program by name, and which is its entry."""
-  computations, entry, current = {}, '', _Computation([], [], [])
+  computations, entry, current = {}, '', _empty('')
   for line in text.splitlines():
     if found := _COMPUTATION.match(line):
-      current = computations[found[2]] = _Computation([], [], [])
+      current = computations[found[2]] = _empty(found[2])
       entry = found[2] if found[1] else entry
     elif found := _INSTRUCTION.match(line):
-      _count(line, found[1], found[2], current)
+      _count(line, found, current)
   return computations, entry
 
 
-def _count(line: str, made: str, operation: str, into: _Computation) -> None:
-  """Notes what one instruction sends, calls or is."""
+def _empty(name: str) -> _Computation:
+  scatters = name.startswith('all-reduce-scatter')
+  return _Computation(scatters, sent=[], calls=[], numbers=[], sizes={})
+
+
+def _count(line: str, found: re.Match[str], into: _Computation) -> None:
+  """Notes what one instruction makes, sends, calls or is."""
+  name, made, operation, operands = found.groups()
+  sizes = [_bytes(*array) for array in _ARRAY.findall(made)]
+  into.sizes[name] = sum(sizes)
   kind = operation.removesuffix('-start')
   if kind in KINDS:
-    sizes = [_bytes(*array) for array in _ARRAY.findall(made)]
     # What starts one gives its operands too, and the result after them.
-    whole = sizes if operation == kind else sizes[len(sizes) // 2 :]
-    into.sent.append((kind, sum(whole)))
+    size = sum(sizes if operation == kind else sizes[len(sizes) // 2 :])
+    if kind == 'reduce-scatter':
+      names = (part.split()[-1].strip('%') for part in operands.split(','))
+      size = sum(into.sizes[operand] for operand in names)
+    elif kind == 'all-reduce' and into.scatters:
+      kind = 'reduce-scatter'
+    into.sent.append((kind, size))
     return
-  if found := _CONSTANT.search(line):
-    into.numbers.append(int(found[1]))
+  if number := _CONSTANT.search(line):
+    into.numbers.append(int(number[1]))
   if operation.endswith(('-done', '-update')):
     return  # names again what its start calls
   called = {

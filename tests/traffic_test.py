@@ -35,9 +35,16 @@ HloModule jit_step, is_scheduled=true
   ROOT %less = pred[] compare(%i, %n), direction=LT
 }
 
+%all-reduce-scatter.1 (p: f32[8]) -> f32[2] {
+  %p = f32[8]{0} parameter(0)
+  %whole = f32[8]{0} all-reduce(%p), to_apply=%add
+  ROOT %part = f32[2]{0} dynamic-slice(%whole, %me)
+}
+
 ENTRY %main (x: f32[16]) -> f32[4] {
   %x = f32[16]{0} parameter(0)
   %cut = f32[4]{0} reduce-scatter(%x), dimensions={0}, to_apply=%add
+  %two = f32[2]{0} fusion(%y), kind=kCustom, calls=%all-reduce-scatter.1
   %w = (s32[], f32[4]{0}) while(%init), condition=%more, body=%layer
   %ps = (f32[4]{0}, f32[4]{0}) collective-permute-start(%cut)
   ROOT %pd = f32[4]{0} collective-permute-done(%ps)
@@ -48,7 +55,7 @@ ENTRY %main (x: f32[16]) -> f32[4] {
 def test_a_loop_sends_as_often_as_it_goes_round():
   assert traffic.of(TEXT) == {
     'all-gather': 30 * 8 * 8 * 2,
-    'reduce-scatter': 4 * 4,
+    'reduce-scatter': 16 * 4 + 8 * 4,
     'all-reduce': 30 * 4 * 4,
     'collective-permute': 4 * 4,
   }

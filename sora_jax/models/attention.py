@@ -89,21 +89,31 @@ def by_tokens(x: Float[Array, 'B N D']) -> Float[Array, 'B N D']:
 def _shared_out(run: Callable[..., Array], *inputs: Array | None) -> Array:
   """Runs a kernel on what each device has: rows, heads, and its own queries.
 
-  Keys and values of a row are gathered from all.
+  Keys and values of a row are gathered from all; where they are of the same
+  tokens as the queries, their gradients go back to each device in parts.
   """
-  if _mesh() is None:
+  mesh = _mesh()
+  if mesh is None:
     return run(*inputs)
+  *_, segment_q, segment_k, _ = inputs
+  apart = segment_q is segment_k and mesh.shape['context'] > 1
   tokens, row = ('batch', 'tokens'), ('batch', None)
-  names = (
-    *((*tokens, 'heads', None), (*row, 'heads', None), (*row, 'heads', None)),
-    *(tokens, row, tokens),
-  )
+  keys = (*(tokens if apart else row), 'heads', None)
+  names = ((*tokens, 'heads', None), keys, keys, tokens, row, tokens)
   specs = tuple(
     None if x is None else nn.logical_to_mesh_axes(axes)
     for x, axes in zip(inputs, names, strict=True)
   )
+
+  def whole(q, k, v, *others):
+    if apart:
+      k, v = (
+        jax.lax.all_gather(x, 'context', axis=1, tiled=True) for x in (k, v)
+      )
+    return run(q, k, v, *others)
+
   return jax.shard_map(
-    run, in_specs=specs, out_specs=specs[0], check_vma=False
+    whole, in_specs=specs, out_specs=specs[0], check_vma=False
   )(*inputs)
 
 
