@@ -28,7 +28,7 @@ VERBS = {
   ),
   'plan': cli.Verb(
     'sora_jax.podplan',
-    'Say what training takes on TPUs that are not here, by their compiler.',
+    'Say what training takes of TPUs, by their compiler alone.',
     CONFIG,
     cli.Flag('topology', 'KIND:XxYxZ', 'as v5p:4x4x4', required=True),
     cli.count('slices', 'of that form, joined by a network', default=1),

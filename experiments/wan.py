@@ -10,11 +10,12 @@ once, into runs/mine/latents; --config.data.sizes='("832x480x49",)' takes less
 memory than the size of the model's own samples, and --config.mesh.fsdp=8 shares
 weights and optimizer out over eight devices.
 
-In the place of DIR may stand one of `dit.SIZES`, as 14b, to say without any
-weights what that would take of a pod:
+In the place of DIR may stand a name of `published.SIZES`, for `plan` alone,
+which says without any weights what that would take of a pod:
 
   python launch.py plan --config=experiments/wan.py:14b --topology=v5p:4x4x8 \
-      --config.mesh.fsdp=32 --config.mesh.context=4
+      --config.mesh.fsdp=32 --config.mesh.context=4 \
+      --config.data.limits.rows=32
 
 --config.lora.rank=16 trains adapters alone, beside weights that stay. What
 comes out is the merged model and, in its directory, the adapters by themselves,
@@ -25,14 +26,13 @@ import math
 
 from sora_jax import batch, config as config_lib, networks, prepare, published
 from sora_jax.data import pipeline
-from sora_jax.models import dit
 
 
 def get_config(place: str = '') -> config_lib.Config:
   if not place:
     raise ValueError('name a model, as --config=experiments/wan.py:DIR')
-  sized = place in dit.SIZES
-  config = published.of_size(place) if sized else networks.describe(place)
+  named = place in published.SIZES
+  config = published.of_size(place) if named else networks.describe(place)
   if config.sample.boundary:
     raise ValueError(
       f'{place} has two experts, of which only one would be trained; take a '

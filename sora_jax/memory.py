@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 GB = 1e9
+LESS = 'take more devices, or less at a time'
 # Of chips that programs are compiled for, and that are not here to be asked.
 # Source: cloud.google.com/tpu/docs, system architecture of each version.
 TPU_MEMORY = {
@@ -32,12 +33,13 @@ def kept(tree: Any) -> int:
   )
 
 
-def needed(jitted: Any, *args: Any) -> int:
+def needed(jitted: Any, *args: Any, advice: str = LESS) -> int:
   """Bytes of a device that a program takes beside its arguments.
 
   Args:
     jitted: What `jax.jit` gave.
     *args: Arrays, or abstract ones with the shardings of those to come.
+    advice: What takes less.
 
   Raises:
     ValueError: a compiler that knows what the device has finds no way.
@@ -47,9 +49,7 @@ def needed(jitted: Any, *args: Any) -> int:
   except jax.errors.JaxRuntimeError as error:
     if 'RESOURCE_EXHAUSTED' not in (said := str(error).splitlines()[0]):
       raise
-    raise ValueError(
-      f'memory: {said}; take more devices, or less at a time'
-    ) from error
+    raise ValueError(f'memory: {said}: {advice}') from error
   written_over = analysis.alias_size_in_bytes
   outputs = max(analysis.output_size_in_bytes - written_over, 0)
   return analysis.temp_size_in_bytes + outputs

@@ -5,6 +5,7 @@ known before one is rented, from the program itself that it would run. Weights
 and data need not be there either.
 """
 
+import copy
 import importlib.util
 import os
 import types
@@ -72,6 +73,12 @@ def chips(topology: str, slices: int = 1) -> list[jax.Device]:
       f'--topology={topology}: {str(error).splitlines()[0]}; as v5e:4x4, '
       'v5p:2x2x2, v6e:8x8 or TPU7x:2x2x1'
     ) from error
+  kind = found.devices[0].device_kind
+  if kind not in PEAK:
+    raise ValueError(
+      f'--topology={topology}: nothing is known of {kind}; take one of '
+      f'{", ".join(PEAK)}'
+    )
   return list(found.devices)
 
 
@@ -83,6 +90,7 @@ def plan(config: config_lib.Config, devices: Sequence[jax.Device]) -> list[str]:
   """
   if config.stage is not config_lib.Stage.DIFFUSION:
     raise ValueError(f'stage={config.stage.value}: plans are of the DiT')
+  config = copy.deepcopy(config)
   for network in (config.model, config.text):
     if network.dtype == 'auto':
       network.dtype = 'bfloat16'  # as it is on a TPU
@@ -122,23 +130,20 @@ def _size(config: config_lib.Config, program: program_lib.Program) -> str:
 def model_flops(config: config_lib.Config) -> float:
   """Of one training step of the DiT, every row full of one clip.
 
-  Products with a kernel of P numbers take 2 P a token, scores and weighted sums
-  4 N D a layer, and the backward pass twice what the forward one does; what is
-  computed again to save memory is not counted. Source: Chowdhery et al. 2022
-  (arXiv:2204.02311), appendix B.
+  Products with a kernel of P numbers take 2 P a token, and scores and weighted
+  sums 4 L D a layer and a token that sees L. The backward pass takes twice as
+  much, but once for kernels beside adapters, which have no gradient; adapters,
+  and what is computed again to save memory, are not counted. Source: Chowdhery
+  et al. 2022 (arXiv:2204.02311), appendix B.
   """
   model, limits = config.model, config.data.limits
-  kernels = 4 * model.width**2  # of self-attention
-  kernels += 2 * model.width**2  # of queries to the caption, and what comes out
-  kernels += 2 * model.width * model.mlp
-  captions = model.text_length or limits.text
-  seen = 4 * (limits.tokens + captions) * model.width
-  a_token = model.depth * (2 * kernels + seen)
-  values = np.prod(model.patch) * (
-    2 * model.channels + model.condition_channels
-  )
-  a_token += 2 * values * model.width  # into the first block, and out
-  a_caption = model.depth * 2 * 2 * model.width**2  # its keys and values
-  a_caption += 2 * model.width * (model.text_width + model.width)
-  rows = limits.tokens * a_token + captions * a_caption
-  return float(3 * limits.rows * rows)
+  tokens, captions = limits.tokens, limits.text + (model.text_length > 0)
+  D = model.width
+  block = 4 * D**2 + 2 * D**2 + 2 * D * model.mlp  # attention, to text, MLP
+  ends = np.prod(model.patch) * (2 * model.channels + model.condition_channels)
+  kernels = tokens * (model.depth * block + ends * D)
+  # Keys and values of captions, and the MLP that captions come through.
+  kernels += captions * (model.depth * 2 * D**2 + (model.text_width + D) * D)
+  pairs = model.depth * tokens * (tokens + captions) * D
+  times = 2 if config.lora.rank else 3
+  return float(limits.rows * (times * 2 * kernels + 3 * 4 * pairs))

@@ -426,15 +426,19 @@ def learned(
     sides = width * net.space, height * net.space, frames > 1
     longest[sides] = max(frames, longest.get(sides, 0))
     count[sides] += 1
-  sizes = [
+  before = config.sample.sizes
+  if config.init_from and directory.is_model(config.init_from):
+    before = networks_lib.describe(config.init_from).sample.sizes
+  for size in map(batch.parse_size, before):
+    sides = size.width, size.height, size.frames > 1
+    frames = 1 + (size.frames - 1) // net.time
+    longest[sides] = max(frames, longest.get(sides, 0))
+    count[sides] += 1
+  return tuple(
     str(batch.Size(width, height, 1 + net.time * (longest[sides] - 1)))
     for sides, _ in count.most_common(MOST_SIZES)
     for width, height, _ in [sides]
-  ]
-  before = config.sample.sizes
-  if config.init_from and directory.is_model(config.init_from):
-    before += networks_lib.describe(config.init_from).sample.sizes
-  return tuple(dict.fromkeys([*before, *sizes]))
+  )
 
 
 def latents_of(

@@ -19,6 +19,7 @@ from sora_jax import (
   networks as networks_lib,
   objectives,
   prepare,
+  published,
   sample,
   state as state_lib,
 )
@@ -188,14 +189,15 @@ def diffusion_problem(
     sample.check_config(config)
   start = networks_lib.read_start(config, _learning(frozen))
   open_data = _packs(config, frozen, workdir, rows)
-  return denoising(config, frozen, start, open_data)
+  return _denoising_problem(config, frozen, start, open_data)
 
 
 def planned(config: config_lib.Config) -> Problem:
   """That of a diffusion run, without weights and data.
 
-  What a network is read from says of its shape, and is not read; where it is
-  one of `dit.SIZES`, the config says.
+  Where an autoencoder and a text encoder come from says of their shapes, which
+  enter the config, and no weights are read; of a name of `published.SIZES` the
+  config says.
 
   Raises:
     ValueError: parts of the config do not fit one another.
@@ -205,28 +207,28 @@ def planned(config: config_lib.Config) -> Problem:
     ('autoencoder', config.autoencoder_from),
     ('text', config.text_from),
   ):
-    if place and place not in dit.SIZES:
+    if place and place not in published.SIZES:
       field = networks_lib.field(name)
       setattr(config, field, getattr(networks_lib.describe(place), field))
     if place:
       frozen[name] = networks_lib.abstract(config, name)
   _check_fit(config)
   start = {}
-  if config.lora.rank:
+  if config.init_from:
     boxed = networks_lib.abstract(config, 'dit')
     start['dit'] = networks_lib.Weights(boxed, place=lambda where: where)
 
   def open_data():
     raise ValueError('a plan has no data')
 
-  return denoising(config, frozen, start, open_data)
+  return _denoising_problem(config, frozen, start, open_data)
 
 
 def _learning(frozen: Params) -> tuple[str, ...]:
   return ('dit',) if 'text' in frozen else ('dit', 'text')
 
 
-def denoising(
+def _denoising_problem(
   config: config_lib.Config,
   frozen: Params,
   start: dict[str, networks_lib.Weights],

@@ -21,6 +21,11 @@ Problem = problems.Problem
 State = state_lib.State
 Params = Any
 
+LESS = (
+  'raise run.accumulate, mesh.fsdp or mesh.context, set model.remat, or take '
+  'fewer data.limits.rows'
+)
+
 
 class Program(NamedTuple):
   """What a run compiles, before it has any array."""
@@ -95,16 +100,11 @@ def memory_of(
   if 'judge' in state:
     parts['judge'] = memory.kept(state['judge'])
   parts['batch'] = max(map(memory.kept, batches))
-  turns = {'step': max(memory.needed(program.step, state, b) for b in batches)}
+  steps = (memory.needed(program.step, state, b, advice=LESS) for b in batches)
+  turns = {'step': max(steps)}
   if config.run.replay_every:
     parts['replay'] = memory.kept(state)
-  return memory.check(
-    parts,
-    turns,
-    'raise run.accumulate, mesh.fsdp or mesh.context, set model.remat, or take '
-    'fewer data.limits.rows',
-    devices,
-  )
+  return memory.check(parts, turns, LESS, devices)
 
 
 def make_step(

@@ -8,6 +8,8 @@ from sora_jax import config as config_lib, flow
 from sora_jax.models import autoencoder, dit, text
 from sora_jax.weights import configs, directory
 
+# Those of `dit.SIZES` that others trained.
+SIZES = ('1.3b', '5b', '14b', 'a14b-t2v', 'a14b-i2v')
 CLASS = 'UniPCMultistepScheduler'
 # What its networks predict.
 PREDICTIONS = {
@@ -97,7 +99,7 @@ def sampling(
 
 
 def of_size(name: str) -> config_lib.Config:
-  """A config with the networks of a published model, one of `dit.SIZES`.
+  """A config with the networks of a published model, one of `SIZES`.
 
   Of two experts it has one. They would be read from a model of that name.
   """

@@ -15,7 +15,7 @@ Frame = UInt8[np.ndarray, 'H W 3']
 Image = Float[np.ndarray, 'H W 3']
 Flow = Float[np.ndarray, 'H W 2']  # pixels, down and right
 
-LEAD = 12  # frames that are moved, the one after them by all of it
+LEAD = 12  # frames that are moved, ever more towards the one after them
 ROUNDS = 12
 SIDE = 128  # pixels of a short side at most, where a flow is looked for
 # Parts of the short side: of a window, and the most that anything is moved.
@@ -34,7 +34,7 @@ def meet(
   """The frames before a known one, moved to it.
 
   Args:
-    lead: K frames that were painted, LEAD or fewer where there are no more.
+    lead: K frames that were painted before, up to LEAD.
     painted: What was painted after them.
     known: What comes after them instead.
 
@@ -48,8 +48,8 @@ def meet(
   if left > MOST_LEFT * whole or np.abs(flow).max() > farthest:
     return lead
   moved = lead.copy()
-  for k in range(1, min(len(lead), LEAD - 1) + 1):
-    warped = _warp(lead[-k], (1 - k / LEAD) * flow, order=3)
+  for k in range(1, len(lead) + 1):
+    warped = _warp(lead[-k], (1 - k / (len(lead) + 1)) * flow, order=3)
     moved[-k] = np.rint(warped).clip(0, 255)
   return moved
 

@@ -105,11 +105,13 @@ def unlearned(size: batch.Size, learned: Sequence[str]) -> str:
   known = list(dict.fromkeys(known))
   if not learned or sides(size) in known:
     return ''
+  kind = 'stills' if still else 'clips'
+  if not known:
+    return f'note: the model learned no {kind}, which it may make worse'
   more = f' and {len(known) - 8} more' if len(known) > 8 else ''
   return (
-    f'note: the model learned {"stills" if still else "clips"} of '
-    f'{", ".join(known[:8]) or "no size"}{more}; at {sides(size)} it may do '
-    'worse'
+    f'note: the model learned {kind} of {", ".join(known[:8])}{more}; at '
+    f'{sides(size)} it may do worse'
   )
 
 

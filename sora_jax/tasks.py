@@ -84,12 +84,18 @@ class Scene(NamedTuple):
       held = np.concatenate([held, frames])
       while meets and meets[0] < at + len(held):
         known, here = self.pixels[meets[0]], meets.pop(0) - at
-        lead = slice(max(0, here - registration.LEAD), here)
+        lead = slice(max(0, here - self._lead(at + here)), here)
         held[lead] = registration.meet(held[lead], held[here], known)
       free = max(0, meets[0] - registration.LEAD - at) if meets else len(held)
       yield held[:free]
       at, held = at + len(held[:free]), held[free:]
     yield held
+
+  def _lead(self, meets: int) -> int:
+    """Frames before a known piece that are moved: none that is known itself."""
+    known = np.flatnonzero(self.keep[:meets].all(axis=(1, 2)))
+    made = meets - 1 - int(known[-1]) if len(known) else meets
+    return min(registration.LEAD, made)
 
 
 def make_encoder(networks: generate.Networks, tile: int = 0) -> Encode:

@@ -45,8 +45,8 @@ class _Computation(NamedTuple):
 def of(text: str) -> dict[str, int]:
   """Bytes of a device's arrays that collectives gather, reduce or exchange.
 
-  That is what comes out of a gather, and what goes into a sum, by kind and over
-  one run of a program.
+  That is what comes out of a gather, and what goes into all else, by kind and
+  over one run of a program.
 
   Args:
     text: Of the program that the compiler made, `compiled.as_text()`.
@@ -95,9 +95,10 @@ def _count(line: str, found: re.Match[str], into: _Computation) -> None:
   into.sizes[name] = sum(sizes)
   kind = operation.removesuffix('-start')
   if kind in KINDS:
-    # What starts one gives its operands too, and the result after them.
-    size = sum(sizes if operation == kind else sizes[len(sizes) // 2 :])
-    if kind == 'reduce-scatter':
+    size = sum(sizes)
+    if operation == 'all-gather-start':  # gives its operands, and the results
+      size = sum(sizes[len(sizes) // 2 :])
+    elif kind in ('reduce-scatter', 'collective-permute'):
       names = (part.split()[-1].strip('%') for part in operands.split(','))
       size = sum(into.sizes[operand] for operand in names)
     elif kind == 'all-reduce' and into.scatters:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 import tiny
 
-from sora_jax import config as config_lib, podplan, published
+from sora_jax import config as config_lib, memory, podplan, published
 from sora_jax.models import dit
 
 
@@ -35,6 +35,18 @@ def test_the_work_of_a_step_is_what_its_products_are():
   counted = lowered.compile().cost_analysis()['flops']
   # Beside products there are norms, softmax and the like.
   assert 0.9 < podplan.model_flops(config) / counted < 1
+
+
+def test_adapters_leave_out_gradients_of_the_kernels_beside_them():
+  config = published.of_size('1.3b')
+  config.data.limits.tokens, config.data.limits.text = 1, 0
+  whole = podplan.model_flops(config)
+  config.lora.rank = 4
+  assert podplan.model_flops(config) / whole == pytest.approx(2 / 3, rel=1e-3)
+
+
+def test_a_chip_whose_memory_is_known_has_a_peak():
+  assert set(podplan.PEAK) == set(memory.TPU_MEMORY)
 
 
 def test_published_models_are_planned_by_name():
@@ -74,6 +86,8 @@ def test_a_plan_says_what_a_chip_holds_computes_and_is_sent():
   pytest.importorskip('libtpu')
   with pytest.raises(ValueError, match='--topology=v9:2x2x1: .* v9; as v5e'):
     podplan.chips('v9:2x2x1')
+  with pytest.raises(ValueError, match='nothing is known of TPU v3; take one'):
+    podplan.chips('v3:2x2')
   chips = podplan.chips('v5p:2x2x1')
   lines = podplan.plan(planned(fsdp=2, context=2), chips)
   assert lines[0] == '4 devices (TPU v5): data 1, fsdp 2, context 2, tensor 1'
@@ -86,5 +100,5 @@ def test_a_plan_says_what_a_chip_holds_computes_and_is_sent():
 def test_what_does_not_fit_a_chip_is_refused():
   pytest.importorskip('libtpu')
   config = planned()
-  with pytest.raises(ValueError, match='memory: .*15.75G'):
+  with pytest.raises(ValueError, match=r'memory: .*15.75G.*: raise run.accum'):
     podplan.plan(config, podplan.chips('v5e:2x2'))

@@ -80,8 +80,27 @@ def test_a_scene_moves_the_same_frames_however_they_come(sizes):
   parts = np.split(painted, np.cumsum(sizes)[:-1])
   made = np.concatenate(list(scene.finish(parts)))
   np.testing.assert_array_equal(made[20:], true[20:])
-  np.testing.assert_array_equal(made[: 21 - LEAD], painted[: 21 - LEAD])
+  np.testing.assert_array_equal(made[: 20 - LEAD], painted[: 20 - LEAD])
   lead = slice(20 - LEAD, 20)
   moved = registration.meet(painted[lead], painted[20], true[20])
   np.testing.assert_array_equal(made[lead], moved)
   assert (moved[-1] != painted[19]).any()
+
+
+@pytest.mark.parametrize('gap', [3, 7])
+def test_a_short_way_between_two_clips_steps_evenly_at_both_joins(gap):
+  """A ball that is painted ever farther off, up to 1.2 pixels."""
+  true, frames = clip(), 9 + gap
+  off = np.clip(np.arange(20) - 8, 0, gap + 1) * 1.2 / (gap + 1)
+  painted = np.concatenate([
+    clip(1, start=20 + 1.5 * i + off[i]) for i in range(20)
+  ])
+  keep = np.ones((20, 64, 64), np.float32)
+  keep[9:frames] = 0
+  blank, none = canvas.text_to_video(5, 8, 8, 4), true[:0]
+  scene = tasks.Scene(blank, true, keep, none, none, meets=(frames,))
+  made = np.concatenate(list(scene.finish([painted])))
+  steps = np.diff([middle(frame)[1] for frame in made])[7 : frames + 2]
+  before = np.diff([middle(f)[1] for f in (*painted[:frames], *true[frames:])])
+  assert np.abs(before[7 : frames + 2] - 1.5).max() > 0.8
+  assert np.abs(steps - 1.5).max() < 0.35

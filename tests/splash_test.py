@@ -75,6 +75,8 @@ def test_rows_heads_and_tokens_are_shared_out(monkeypatch, platform):
   with sharding.use(mesh):
     place = NamedSharding(mesh, P(('data', 'fsdp'), 'context', 'tensor'))
     got, y = step(*jax.device_put(draw(), place))
+    program = str(jax.make_jaxpr(step)(*draw()))
+  assert program.count('reduce_scatter[') == 2  # of keys and of values
   assert y.sharding.shard_shape(y.shape) == (1, 100, 1, 128)
   np.testing.assert_allclose(y, alone, atol=1e-6)
   for a, b in zip(got, expected, strict=True):

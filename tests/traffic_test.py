@@ -46,7 +46,9 @@ ENTRY %main (x: f32[16]) -> f32[4] {
   %cut = f32[4]{0} reduce-scatter(%x), dimensions={0}, to_apply=%add
   %two = f32[2]{0} fusion(%y), kind=kCustom, calls=%all-reduce-scatter.1
   %w = (s32[], f32[4]{0}) while(%init), condition=%more, body=%layer
-  %ps = (f32[4]{0}, f32[4]{0}) collective-permute-start(%cut)
+  %ps = (f32[4]{0}, f32[4]{0}, u32[]{:S(2)}, u32[]{:S(2)}) \
+collective-permute-start(%cut)
+  %as = (f32[2]{0}, f32[4]{0}) all-reduce-start(%two, %cut), to_apply=%add
   ROOT %pd = f32[4]{0} collective-permute-done(%ps)
 }
 """
@@ -56,7 +58,7 @@ def test_a_loop_sends_as_often_as_it_goes_round():
   assert traffic.of(TEXT) == {
     'all-gather': 30 * 8 * 8 * 2,
     'reduce-scatter': 16 * 4 + 8 * 4,
-    'all-reduce': 30 * 4 * 4,
+    'all-reduce': 30 * 4 * 4 + 2 * 4 + 4 * 4,
     'collective-permute': 4 * 4,
   }
 

@@ -28,9 +28,18 @@ def test_its_config_is_that_of_the_files(place):
   assert config.model.width == tiny.config().model.width
   assert config.denoising.prediction is flow.Prediction.X0  # as files say
   assert config.data.sizes == ('832x480x81',)
-  assert config.data.limits.tokens == 36036  # 21 x 30 x 52, and a tenth
+  # 21 x 30 x 52, and a tenth; for up to 16 devices.
+  assert config.data.limits.tokens == 36048
   with pytest.raises(ValueError, match='name a model, as --config='):
     wan.get_config()
+
+
+def test_a_name_stands_for_the_shapes_of_a_published_model():
+  config = wan.get_config('14b')
+  assert config.model.width == 5120 and config.text.width == 4096
+  assert config.init_from == config.autoencoder_from == '14b'
+  with pytest.raises(ValueError, match='L: no such directory'):
+    wan.get_config('L')
 
 
 def test_one_of_two_experts_is_not_trained_alone(place, monkeypatch):

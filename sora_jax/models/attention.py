@@ -96,7 +96,8 @@ def _shared_out(run: Callable[..., Array], *inputs: Array | None) -> Array:
   if mesh is None:
     return run(*inputs)
   *_, segment_q, segment_k, _ = inputs
-  apart = segment_q is segment_k and mesh.shape['context'] > 1
+  (axis,) = nn.logical_to_mesh_axes(('tokens',))
+  apart = segment_q is segment_k and mesh.shape[axis] > 1
   tokens, row = ('batch', 'tokens'), ('batch', None)
   keys = (*(tokens if apart else row), 'heads', None)
   names = ((*tokens, 'heads', None), keys, keys, tokens, row, tokens)
@@ -107,9 +108,7 @@ def _shared_out(run: Callable[..., Array], *inputs: Array | None) -> Array:
 
   def whole(q, k, v, *others):
     if apart:
-      k, v = (
-        jax.lax.all_gather(x, 'context', axis=1, tiled=True) for x in (k, v)
-      )
+      k, v = (jax.lax.all_gather(x, axis, axis=1, tiled=True) for x in (k, v))
     return run(q, k, v, *others)
 
   return jax.shard_map(

@@ -28,10 +28,9 @@ class Plan(NamedTuple):
   """
 
   run: Bool[Array, 'I J']
-  keys: Int[
-    Array, 'I J'
-  ]  # where the keys of a tile of queries are gone through
-  queries: Int[Array, 'I J']  # and the queries of a tile of keys
+  # Where a tile of queries goes through keys, and one of keys through queries.
+  keys: Int[Array, 'I J']
+  queries: Int[Array, 'I J']
 
 
 def attend(
