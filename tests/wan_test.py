@@ -38,7 +38,7 @@ def test_a_name_stands_for_the_shapes_of_a_published_model():
   config = wan.get_config('14b')
   assert config.model.width == 5120 and config.text.width == 4096
   assert config.init_from == config.autoencoder_from == '14b'
-  with pytest.raises(ValueError, match='L: no such directory'):
+  with pytest.raises(ValueError, match='L has no model_index.json'):
     wan.get_config('L')
 
 
