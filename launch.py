@@ -43,7 +43,7 @@ VERBS = {
     cli.Flag('image', 'FILE', 'repeatable', flags.DEFINE_multi_string),
     cli.Flag('video', 'FILE', 'repeatable', flags.DEFINE_multi_string),
     cli.Flag('mask', 'FILE', 'what to replace, or LEFT,TOP,WIDTH,HEIGHT'),
-    cli.count('frames', 'to make: 4 k, or between two 4 k - 1 (16)'),
+    cli.count('frames', 'to make: 4 k (16), or to connect 4 k - 1 (19)'),
     cli.count('keep', 'latents, of 4 frames, to go on from (2)'),
     cli.Flag('strength', '0..1', 'of an edit (0.6)', flags.DEFINE_float),
     cli.Flag('place', 'LEFT,TOP', 'of a video in a larger frame (middle)'),

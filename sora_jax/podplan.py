@@ -33,7 +33,10 @@ PEAK = {
   'TPU7x': 1153.5e12,  # one of two
 }
 
+# The compiler would ask what TPU it is on, wonder at the answer, and let nobody
+# compile beside it.
 ON_NONE = {
+  'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
   'TPU_SKIP_MDS_QUERY': '1',
   'TPU_WORKER_HOSTNAMES': 'localhost',
   'TPU_ACCELERATOR_TYPE': 'v5p-8',
@@ -42,11 +45,7 @@ ON_NONE = {
 
 def main(config: config_lib.Config, flags: types.SimpleNamespace) -> None:
   """`launch.py plan`: compiles a step, and prints what it takes."""
-  # Before JAX looks for devices. The compiler would ask what TPU it is on, and
-  # wonder at the answer.
-  for name, value in ON_NONE.items():
-    os.environ.setdefault(name, value)
-  jax.config.update('jax_platforms', 'cpu')
+  jax.config.update('jax_platforms', 'cpu')  # before it looks for others
   devices = chips(flags.topology, flags.slices)
   print('\n'.join(plan(config, devices)))
 
@@ -63,6 +62,8 @@ def chips(topology: str, slices: int = 1) -> list[jax.Device]:
     raise ValueError(
       'the compiler of TPUs is not installed: pip install libtpu'
     )
+  for name, value in ON_NONE.items():
+    os.environ.setdefault(name, value)
   many = dict(num_slices=slices) if slices > 1 else {}
   try:
     found = topologies.get_topology_desc(
@@ -70,8 +71,8 @@ def chips(topology: str, slices: int = 1) -> list[jax.Device]:
     )
   except jax.errors.JaxRuntimeError as error:
     raise ValueError(
-      f'--topology={topology}: {str(error).splitlines()[0]}; as v5e:4x4, '
-      'v5p:2x2x2, v6e:8x8 or TPU7x:2x2x1'
+      f'--topology={topology}: {str(error).splitlines()[0]}; such as '
+      'v5e:4x4, v6e:8x8, v4:2x2x2, v5p:2x2x2 or TPU7x:2x2x1'
     ) from error
   kind = found.devices[0].device_kind
   if kind not in PEAK:

@@ -207,6 +207,7 @@ def scene_of(
     raise ValueError(f'--task={name} is unknown{hint}')
   task = TASKS[name]
   _check_given(name, task, given)
+  _check_frames(name, given)
   lines = {len(prompt.split('\n')) for prompt in prompts}
   if max(lines) > task.lines:
     raise ValueError(
@@ -312,6 +313,19 @@ def _check_seen(name: str, task: Task, scene: tasks.Scene, window: int) -> None:
     f'--task={name} leads to frames that are known, so all of it is painted at '
     f'once, in a window of {window} frames: give {fits}'
   )
+
+
+def _check_frames(name: str, given: dict[str, Any]) -> None:
+  # Between two clips the last latent ends with a frame of the second.
+  frames, form, known = given.get('frames', 0), '4 k', 0
+  if name == 'connect':
+    form, known = '4 k - 1', 1
+  if frames and (over := (frames + known) % 4):
+    fits = [n for n in (frames - over, frames - over + 4) if n > 0]
+    raise ValueError(
+      f'--frames={frames}: --task={name} makes {form}; take '
+      f'{" or ".join(map(str, fits))}'
+    )
 
 
 def _read(name: str) -> tasks.Video:

@@ -107,7 +107,7 @@ def test_what_is_cut_off_an_image_of_another_aspect_is_said(
 ):
   scene(networks, files, 'animate', image=['a.png'])
   assert 'a.png: of 48x32 pixels the middle 32x32' in capsys.readouterr().out
-  scene(networks, files, 'extend', video=['b.mp4'], frames=5)
+  scene(networks, files, 'extend', video=['b.mp4'], frames=4)
   assert not capsys.readouterr().out
 
 
@@ -150,13 +150,13 @@ LONG = batch.Size(32, 32, 17)
   [
     (
       'connect',
-      dict(video=['a.mp4', 'c.mp4'], frames=12, keep=1),
+      dict(video=['a.mp4', 'c.mp4'], frames=11, keep=1),
       '--frames=7 or fewer',
       dict(frames=7),
     ),
     (
       'extend_backwards',
-      dict(video=['a.mp4'], frames=9, keep=1),
+      dict(video=['a.mp4'], frames=12, keep=1),
       '--frames=8 or fewer',
       dict(frames=8),
     ),
@@ -176,6 +176,21 @@ def test_what_leads_to_known_frames_fits_in_a_window(
     scene(networks, files, task, **given)
   made = scene(networks, files, task, **given | fits)
   assert made.canvas.frames == 4  # as many as the window has
+
+
+@pytest.mark.parametrize(
+  ('task', 'frames', 'fits'),
+  [
+    ('extend', 15, '4 k; take 12 or 16'),
+    ('connect', 8, '4 k - 1; take 7 or 11'),
+  ],
+)
+def test_frames_that_fill_no_latents_are_refused(
+  networks, files, no_jit, task, frames, fits
+):
+  given = dict(video=['a.mp4', 'c.mp4'][: 1 + (task == 'connect')])
+  with pytest.raises(ValueError, match=f'--task={task} makes {fits}'):
+    scene(networks, files, task, frames=frames, **given)
 
 
 def test_two_pieces_that_fill_a_window_can_only_be_smaller(networks, files):

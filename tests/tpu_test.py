@@ -5,7 +5,6 @@ import functools
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec as P
 
 from sora_jax import (
@@ -17,6 +16,7 @@ from sora_jax import (
   memory,
   networks,
   paint,
+  podplan,
   sharding,
 )
 from sora_jax.models import attention, autoencoder, dit
@@ -26,10 +26,7 @@ from sora_jax.models import attention, autoencoder, dit
 def chips():
   """Eight chips of a v5p, to compile for."""
   pytest.importorskip('libtpu')
-  topology = topologies.get_topology_desc(
-    platform='tpu', topology_name='v5p:2x2x2'
-  )
-  return topology.devices
+  return podplan.chips('v5p:2x2x2')
 
 
 @pytest.mark.parametrize('tokens', [8192, 262144, 393216])
