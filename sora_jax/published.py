@@ -1,5 +1,6 @@
 """How published models are sampled, to and from the words of diffusers."""
 
+import dataclasses
 from typing import Any
 
 from etils import epath
@@ -106,7 +107,8 @@ def of_size(name: str) -> config_lib.Config:
   config = config_lib.Config()
   config.model = dit.DiTConfig(**dit.SIZES[name])
   newer = config.model.channels == autoencoder.WAN_2_2.channels
-  config.autoencoder = autoencoder.WAN_2_2 if newer else autoencoder.WAN_2_1
+  release = autoencoder.WAN_2_2 if newer else autoencoder.WAN_2_1
+  config.autoencoder = dataclasses.replace(release)  # flags set its fields
   config.text = text.TextConfig(**text.SIZES['umt5-xxl'])
   config.denoising.prediction = flow.Prediction.VELOCITY
   config.autoencoder_from = config.text_from = name

@@ -81,7 +81,8 @@ def by_tokens(x: Float[Array, 'B N D']) -> Float[Array, 'B N D']:
   out, which is checked when a run starts.
   """
   mesh = _mesh()
-  if mesh is None or mesh.shape['context'] == 1:
+  (axis,) = nn.logical_to_mesh_axes(('tokens',))
+  if mesh is None or mesh.shape[axis] == 1:
     return x
   return nn.with_logical_constraint(x, ('batch', 'tokens', None))
 
