@@ -110,16 +110,22 @@ def clips_long() -> config_lib.Config:
 
 def release() -> config_lib.Config:
   config = balls()
-  config.autoencoder.channels = 32
-  config.autoencoder.encoder_width = 24
-  config.autoencoder.decoder_width = 32
+  config.autoencoder.channels = 64
+  config.autoencoder.encoder_width = 32
+  config.autoencoder.decoder_width = 48
+  config.autoencoder.patch = 4
+  # Each world has the sizes of its places, as 3 divides 6.
   config.data.world = 'scenes+balls+scenes'
-  config.data.sizes = ('128x128x33', '128x128x33', '192x112x33', '128x128x33')
-  config.data.crops = ('128x128x33', '64x64x33')
+  config.data.sizes = (
+    *('128x128x33', '64x64x33', '192x112x33'),
+    *('128x128x33', '128x128x33', '112x192x33'),
+  )
+  config.data.crops = ('64x64x17', '64x64x33')
   config.data.clips = 3072  # 5 GB where data.rendered keeps them
-  config.data.workers = 15
+  config.data.workers = 1
+  config.data.limits.rows = 16
   config.reconstruction.squared = 10.0
-  config.optim.learning_rate = 1e-3
+  config.optim.schedule = 'constant'
   config.optim.ema_decay = 0.998
   return config
 

@@ -14,8 +14,10 @@ Nothing here imports JAX, so help and misspelt flags answer at once.
 import enum
 import functools
 import importlib
+import os
 import pathlib
 import re
+import signal
 import sys
 import traceback
 import types
@@ -229,7 +231,14 @@ def _program(argv: list[str]) -> str:
 def _execute(call: Call) -> int:
   try:
     verb = importlib.import_module(call.module)
-    return verb.main(call.config, call.flags) or 0
+    status = verb.main(call.config, call.flags) or 0
+    sys.stdout.flush()
+    return status
+  except BrokenPipeError:
+    # Who reads has seen enough, as `head` has. What is left goes nowhere, or
+    # Python would fail once more on it at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + signal.SIGPIPE
   except (ValueError, OSError, FloatingPointError) as error:
     _fail(call.program, error, call.traceback)
   except KeyboardInterrupt:

@@ -334,6 +334,13 @@ def test_a_fault_of_ours_keeps_its_traceback(tmp_path):
   assert 'IndexError' in done.stderr
 
 
+def test_output_that_nobody_reads_any_more_ends_a_verb_quietly(tmp_path):
+  body = 'import os; reader, writer = os.pipe(); os.dup2(writer, 1)'
+  done = run_verb(tmp_path, f"{body}; os.close(reader); print('unseen')")
+  assert done.returncode == 141  # as of a process that SIGPIPE ended
+  assert done.stderr == ''
+
+
 def test_an_interrupted_verb_exits_with_130(tmp_path):
   done = run_verb(tmp_path, 'raise KeyboardInterrupt')
   assert done.returncode == 130

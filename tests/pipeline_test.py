@@ -1,6 +1,11 @@
 """Batches are functions of the step, whoever reads which rows of them."""
 
 import itertools
+import os
+import pathlib
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -15,6 +20,7 @@ from sora_jax.data import (
   transforms,
 )
 
+ROOT = pathlib.Path(__file__).parent.parent
 PATCH = (1, 2, 2)
 SIZES = [(1, 2, 2), (3, 2, 4), (2, 4, 2), (1, 4, 4), (3, 2, 2)]
 CHANNELS, COUNT, SEED = 3, 11, 5
@@ -458,6 +464,38 @@ def test_batches_come_in_order_from_the_step_asked_for(source, start):
 
 
 @pytest.mark.slow
+def test_a_worker_ends_with_its_trainer_however_that_was_killed(tmp_path):
+  program = tmp_path / 'trainer.py'
+  program.write_text("""
+import os
+import signal
+
+import numpy as np
+from sora_jax.data import pipeline
+
+
+def tells_where_it_is_made(step):
+  return np.full((512, 512), os.getpid())
+
+
+if __name__ == '__main__':
+  config = pipeline.DataConfig(workers=1, prefetch=1)
+  batches = pipeline.iterate(tells_where_it_is_made, 0, config)
+  print(next(batches)[0, 0], flush=True)
+  os.kill(os.getpid(), signal.SIGKILL)
+""")
+  # Read to its end: that comes once the worker, whose output it is too, is
+  # gone.
+  done = subprocess.run(
+    [sys.executable, program],
+    env=os.environ | {'PYTHONPATH': str(ROOT)},
+    stdout=subprocess.PIPE,
+    timeout=60,
+  )
+  assert done.returncode == -signal.SIGKILL
+  assert int(done.stdout) > 0
+
+
 def test_workers_change_neither_batches_nor_order(source):
   make = packs(source)
   found = pipeline.iterate(make, 2, config(workers=1, prefetch=2))
