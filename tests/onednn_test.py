@@ -10,7 +10,7 @@ from sora_jax.models import causal
 
 pytest.importorskip('torch')
 
-from experiments import onednn  # noqa: E402
+from experiments import onednn
 
 PAD = ((1, 1), (1, 1))
 
