@@ -1,4 +1,4 @@
-"""AdamW with a schedule, a decay mask, an average of weights and a NaN guard.
+"""AdamW or Muon, with a schedule, a decay mask, an average and a NaN guard.
 
 Everything is a pure function of arrays, so one `jit` of the train step holds
 it all, sharded and donated. The state is the run's dict
@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 from jax import tree_util
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
@@ -24,6 +25,7 @@ DECAYED = ('kernel',)
 class OptimConfig:
   """How parameters move; every 0 marked so switches its part off."""
 
+  method: str = 'adamw'  # a key of METHODS
   learning_rate: float = 3e-4  # at the peak
   schedule: str = 'cosine'  # a key of SCHEDULES
   warmup_steps: int = 500
@@ -143,24 +145,79 @@ def decay_mask(params: PyTree) -> PyTree:
   return tree_util.tree_map_with_path(decays, params)
 
 
-def make_optimizer(
-  config: OptimConfig, total_steps: int
+def adamw(
+  config: OptimConfig, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
-  """Clips by global norm, then AdamW with the schedule and the decay mask.
-
-  Source: Loshchilov and Hutter 2019 (arXiv:1711.05101), algorithm 2.
-  """
-  adamw = optax.adamw(
-    make_schedule(config, total_steps),
+  """Source: Loshchilov and Hutter 2019 (arXiv:1711.05101), algorithm 2."""
+  return optax.adamw(
+    schedule,
     b1=config.b1,
     b2=config.b2,
     eps=config.eps,
     weight_decay=config.weight_decay,
     mask=decay_mask,
   )
+
+
+def muon(
+  config: OptimConfig, schedule: optax.Schedule
+) -> optax.GradientTransformation:
+  """Kernels move by momentum made orthogonal, all else by Adam.
+
+  Steps of kernels have the root mean square of 0.2 that Adam's have, so that
+  both take the same learning rates and decay.
+  Sources: Jordan et al. 2024, kellerjordan.github.io/posts/muon; Liu et al.
+  2025 (arXiv:2502.16982), section 2.2.
+  """
+  return optax.contrib.muon(
+    schedule,
+    beta=0.95,
+    weight_decay=config.weight_decay,
+    weight_decay_mask=decay_mask,
+    adam_b1=config.b1,
+    adam_b2=config.b2,
+    muon_weight_dimension_numbers=_matrices,
+    consistent_rms=0.2,
+  )
+
+
+def _matrices(params: PyTree) -> PyTree:
+  """Which axes of each kernel make a matrix; None of what is not one.
+
+  The last axis is what comes out, all others are what goes in; but for the
+  first one of `layers.stack`, which tells layers apart.
+  """
+
+  def axes(path: tuple, leaf: Any) -> Any:
+    names = [k.key for k in path if isinstance(k, tree_util.DictKey)]
+    if names[-1] not in DECAYED:
+      return None
+    inputs = range('blocks' in names, leaf.ndim - 1)
+    return optax.contrib.MuonDimensionNumbers(tuple(inputs), leaf.ndim - 1)
+
+  return tree_util.tree_map_with_path(axes, params)
+
+
+METHODS: dict[str, Callable] = {'adamw': adamw, 'muon': muon}
+
+
+def make_optimizer(
+  config: OptimConfig, total_steps: int
+) -> optax.GradientTransformation:
+  """Clips by global norm, then a method with the schedule and the decay mask.
+
+  Raises:
+    ValueError: what `make_schedule` raises, or an unknown method.
+  """
+  if config.method not in METHODS:
+    raise ValueError(
+      f'optim.method={config.method!r} is unknown; choose from '
+      f'{", ".join(METHODS)}'
+    )
+  method = METHODS[config.method](config, make_schedule(config, total_steps))
   if not config.clip_norm:
-    return adamw
-  return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)
+    return method
+  return optax.chain(optax.clip_by_global_norm(config.clip_norm), method)
 
 
 def update_ema(

@@ -139,6 +139,59 @@ def test_two_adamw_steps_agree_with_the_algorithm_by_hand():
     np.testing.assert_allclose(params[name], x, rtol=1e-5)
 
 
+def muon_step(grads, params=None):
+  """The updates of one step of Muon at a learning rate of 1, without decay."""
+  config = optimizer.OptimConfig(
+    method='muon',
+    learning_rate=1.0,
+    warmup_steps=0,
+    weight_decay=0.0,
+    clip_norm=0.0,
+    schedule='constant',
+  )
+  opt = optimizer.make_optimizer(config, 10)
+  params = jax.tree.map(jnp.zeros_like, grads) if params is None else params
+  updates, _ = opt.update(grads, opt.init(params), params)
+  return updates
+
+
+def test_muon_moves_a_kernel_by_a_nearly_orthogonal_matrix():
+  gradient = jax.random.normal(jax.random.key(0), (24, 64))
+  gradient *= jnp.logspace(0, 2, 24)[:, None]  # no direction is to be lost
+  update = np.asarray(muon_step({'kernel': gradient})['kernel'])
+  # Five Newton-Schulz steps bring singular values near 1, and 0.2 sqrt(64)
+  # their root mean square near 0.2.
+  values = np.linalg.svd(update, compute_uv=False) / (0.2 * 64**0.5)
+  assert 0.3 < values.min() and values.max() < 1.3
+  assert np.sqrt(np.mean(update**2)) == pytest.approx(0.2, rel=0.15)
+  assert np.sum(update * np.asarray(gradient)) < 0
+
+
+def test_muon_takes_stacked_layers_one_by_one_and_a_convolution_as_one_matrix():
+  stack = jax.random.normal(jax.random.key(1), (3, 8, 16))
+  together = muon_step({'blocks': {'kernel': stack}})['blocks']['kernel']
+  for layer, update in zip(stack, together, strict=True):
+    alone = muon_step({'kernel': layer})['kernel']
+    np.testing.assert_allclose(update, alone, atol=1e-6)
+  taps = jax.random.normal(jax.random.key(2), (3, 1, 2, 4, 8))
+  found = muon_step({'kernel': taps})['kernel']
+  matrix = muon_step({'kernel': taps.reshape(24, 8)})['kernel']
+  np.testing.assert_allclose(found.reshape(24, 8), matrix, atol=1e-6)
+
+
+def test_muon_leaves_what_is_no_kernel_to_adam():
+  grads = jax.tree.map(jnp.asarray, GRADS)
+  found = muon_step(grads)['bias']
+  # With Nesterov's look ahead: 0.9 m_1 / (1 - 0.9^2) + g, of m_1 = 0.1 g.
+  first = 0.9 * 0.1 / (1 - 0.9**2) + 1
+  np.testing.assert_allclose(found, -first * np.sign(GRADS['bias']), rtol=1e-3)
+
+
+def test_an_unknown_method_is_refused_by_name():
+  with pytest.raises(ValueError, match='adamw, muon'):
+    optimizer.make_optimizer(optimizer.OptimConfig(method='sgd'), 1000)
+
+
 def test_gradients_under_the_clip_norm_are_left_alone():
   config = optimizer.OptimConfig(clip_norm=0.0, warmup_steps=0)
   free = optimizer.make_optimizer(config, 10)

@@ -40,7 +40,7 @@ def places(tmp_path_factory):
 
 
 def autoencoder_config(places):
-  """Trains against a judge on crops of the videos."""
+  """Trains by Muon against a judge on crops of the videos."""
   config = smoke.autoencoder()
   config.autoencoder.multiples, config.autoencoder.halve_time = (1, 1), (True,)
   config.data.corpus = pipeline.Corpus.FOLDER
@@ -48,6 +48,7 @@ def autoencoder_config(places):
   config.data.crops = ('8x8x5',)
   config.data.limits.rows = 4
   config.reconstruction.adversarial = 0.1
+  config.optim.method = 'muon'
   return config
 
 
