@@ -191,28 +191,27 @@ def balls_ends() -> config_lib.Config:
 
 def release() -> config_lib.Config:
   config = balls()
-  config.autoencoder_from = ''  # one of 32 channels, by flag
+  config.autoencoder_from = ''  # one of 64 channels, by flag
   # With the autoencoder and the probe, 24 MB of float16.
   config.model.width = 224
+  config.model.depth = 6
   config.model.heads = 4
-  config.model.mlp = 896
-  config.model.channels = 32
-  config.model.scan = False
-  config.model.remat = False
+  config.model.mlp = 576
+  config.model.channels = 64
   # Each world has the sizes of its places, as 8 divides 16.
   config.data.world = (
-    'scenes+balls+scenes+scene_joins+scenes+joins+scenes+balls'
+    'scenes+balls+scenes+scene_joins+scenes+scenes+scenes+balls'
   )
   config.data.sizes = (
-    *('128x128x17', '64x64x33', '128x128x33', '128x128x33'),
-    *('192x112x17', '64x64x33', '128x128x17', '64x64x33'),
-    *('112x192x17', '64x64x33', '128x128x33', '128x128x33'),
-    *('128x128x1', '64x64x33', '128x128x33', '64x64x33'),
+    *('128x128x17', '128x128x33', '128x128x33', '128x128x33'),
+    *('160x96x17', '128x128x17', '128x128x33', '128x128x33'),
+    *('96x160x17', '128x128x33', '128x128x17', '128x128x33'),
+    *('128x128x1', '128x128x17', '128x128x33', '64x64x33'),
   )
   config.data.clips = 20480
   limits = config.data.limits
-  limits.rows, limits.tokens, limits.text, limits.clips = 64, 576, 320, 4
-  limits.groups = 36
+  limits.rows, limits.tokens, limits.text, limits.clips = 32, 160, 320, 4
+  limits.groups = 12
   config.data.shares = pieces.Shares(
     frames=0.05,
     start=0.15,
@@ -222,11 +221,14 @@ def release() -> config_lib.Config:
     region=0.1,
     anchor=0.05,
     midstream=0.15,
+    opening=0.75,
   )
-  config.data.workers = 15
+  config.data.workers = 1
+  config.optim.method = 'muon'
   config.sample.size = '128x128x33'
   config.sample.fps = 8.0
   config.sample.text_slots = 160
+  config.sample.openings = True
   config.sample.prompts = (
     'a green fish swims to the left under water',
     'a yellow butterfly is flying right over sand',

@@ -114,6 +114,15 @@ def test_a_random_crop_has_its_size_and_native_aspect_at_every_scale():
   assert below == pytest.approx(0.5, abs=0.2)
 
 
+def test_a_box_is_scaled_as_it_is_within_the_whole():
+  video = np.random.default_rng(0).integers(0, 256, (2, 96, 160, 3), np.uint8)
+  whole = transforms.resize(video, 111, 67)
+  x, y = 160 / 111, 96 / 67
+  part = transforms.resize(video, 64, 32, (20 * x, 9 * y, 84 * x, 41 * y))
+  difference = part.astype(int) - whole[:, 9:41, 20:84]
+  assert np.abs(difference).max() <= 1  # of rounding
+
+
 def test_random_crops_reach_every_corner():
   video, corners = ramp(30, 20), set()
   for i in range(60):

@@ -44,14 +44,20 @@ def byte_ids(caption: str, limit: int) -> list[int]:
 
 
 def resize(
-  video: Video, width: int, height: int
+  video: Video,
+  width: int,
+  height: int,
+  box: tuple[float, float, float, float] | None = None,
 ) -> UInt8[np.ndarray, 'T {height} {width} 3']:
-  """Scales every frame with a filter that does not alias."""
-  if video.shape[1:3] == (height, width):
+  """Scales every frame, or a box of it, with a filter that does not alias.
+
+  A box is left, top, right and bottom, in pixels.
+  """
+  if box is None and video.shape[1:3] == (height, width):
     return video
   filter_ = Image.Resampling.BICUBIC
   frames = [
-    np.asarray(Image.fromarray(f).resize((width, height), filter_))
+    np.asarray(Image.fromarray(f).resize((width, height), filter_, box))
     for f in video
   ]
   return np.stack(frames)
@@ -83,9 +89,12 @@ def random_crop(
   smallest = max(width / W, height / H)
   scale = np.exp(rng.uniform(min(0.0, np.log(smallest)), 0.0))
   scale = max(scale, smallest)
-  video = resize(
-    video, max(width, round(W * scale)), max(height, round(H * scale))
-  )
-  top = rng.integers(video.shape[1] - height + 1)
-  left = rng.integers(video.shape[2] - width + 1)
-  return video[:, top : top + height, left : left + width]
+  across, down = max(width, round(W * scale)), max(height, round(H * scale))
+  top = rng.integers(down - height + 1)
+  left = rng.integers(across - width + 1)
+  if (across, down) == (W, H):
+    return video[:, top : top + height, left : left + width]
+  # What is cut off is not scaled, which is most of it.
+  x, y = W / across, H / down
+  box = (left * x, top * y, (left + width) * x, (top + height) * y)
+  return resize(video, width, height, box)
