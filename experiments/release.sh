@@ -1,25 +1,25 @@
 #!/bin/bash
 # Trains the model of both worlds, stage after stage, each for so many steps:
 #
-#   experiments/release.sh render autoencoder=16000 prepare text=500 \
-#     dit=6000 cooled=6000
+#   FLAGS=--config.data.workers=15 experiments/release.sh render \
+#     autoencoder=16000 prepare text=500 dit=6000 cooled=6000
 #
 # What a stage needs of an earlier one is in $RUNS (runs/release), and the folder
 # of real video that the autoencoder learns from beside the worlds is $CLIPS, or
-# none. FLAGS are added to every command. 16 cores render all clips in 190 s;
-# on one H100 the autoencoder takes 30 steps a second, after about two minutes of
-# compilation. The probe, which scores what the model makes, needs no
-# other stage.
+# none. FLAGS are added to every command. The probe, which scores what the model
+# makes, needs no other stage. On a CPU with AMX, LAUNCH=experiments/onednn.py
+# trains the autoencoder several times as fast.
 set -eu
 RUNS=${RUNS:-runs/release}
 PYTHON=${PYTHON:-python3}
+LAUNCH=${LAUNCH:-launch.py}
 # Kernels are picked by speed: a run repeats by its seed, but not bit for bit.
 export XLA_FLAGS="${XLA_FLAGS:-} --xla_gpu_deterministic_ops=false"
 
 train() {
   local name=$1 steps=$2
   shift 2
-  $PYTHON launch.py train --workdir="$RUNS/$name" --config.run.steps="$steps" \
+  $PYTHON $LAUNCH train --workdir="$RUNS/$name" --config.run.steps="$steps" \
     "$@" ${FLAGS:-}
 }
 
@@ -73,12 +73,11 @@ for stage in "$@"; do
         --config.data.rendered="$RUNS/rendered"
       ;;
     probe)
-      train probe "$steps" --config=experiments/probe.py \
-        --config.data.workers=15
+      train probe "$steps" --config=experiments/probe.py
       ;;
     prepare)
       wait  # for what is still rendered
-      $PYTHON launch.py prepare --workdir="$RUNS" ${FLAGS:-} \
+      $PYTHON $LAUNCH prepare --workdir="$RUNS" ${FLAGS:-} \
         --config=experiments/text_to_video.py:release \
         --config.autoencoder_from="$RUNS/autoencoder/model" \
         --config.data.rendered="$RUNS/rendered"

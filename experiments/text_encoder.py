@@ -40,11 +40,12 @@ def balls() -> config_lib.Config:
 
 def release() -> config_lib.Config:
   config = balls()
-  config.autoencoder_from = ''  # one of 32 channels, by flag
-  config.model.channels = 32
+  config.autoencoder_from = ''  # one of 64 channels, by flag
+  config.model.channels = 64
   limits = config.data.limits
-  limits.rows, limits.tokens, limits.text, limits.clips = 256, 576, 320, 4
-  config.data.workers = 15
+  limits.rows, limits.tokens, limits.text, limits.clips = 256, 160, 320, 4
+  config.data.workers = 1
+  config.optim.method = 'muon'
   config.optim.ema_decay = 0.98
   return config
 
