@@ -25,6 +25,9 @@ VERBS = {
     CONFIG,
     WORKDIR,
     cli.switch('multihost', 'join the other hosts'),
+    cli.switch(
+      'onednn', 'convolve by oneDNN in bfloat16, on a CPU, with torch'
+    ),
   ),
   'plan': cli.Verb(
     'sora_jax.podplan',

@@ -27,7 +27,8 @@ from these latents. It trains the decoder alone, so that they stay as they are:
 --config.data.path names, in crops of 9 frames; `clips_long` goes on from it in
 crops of 33, without which it drifts after the ninth.
 
-`release` is for the model of both worlds; see `release.sh`.
+`release`, and `release_cooled` which goes on from it, are for the model of both
+worlds; see `release.sh`.
 """
 
 from sora_jax import config as config_lib
@@ -121,12 +122,21 @@ def release() -> config_lib.Config:
     *('128x128x33', '128x128x33', '112x192x33'),
   )
   config.data.crops = ('64x64x17', '64x64x33')
-  config.data.clips = 3072  # 5 GB where data.rendered keeps them
+  config.data.clips = 2304  # 4 GB where data.rendered keeps them
   config.data.workers = 1
   config.data.limits.rows = 16
   config.reconstruction.squared = 10.0
+  config.optim.method = 'muon'
+  config.optim.learning_rate = 2e-3
   config.optim.schedule = 'constant'
   config.optim.ema_decay = 0.998
+  return config
+
+
+def release_cooled() -> config_lib.Config:
+  config = release()
+  config.seed = 1
+  config.optim.schedule = 'cosine'
   return config
 
 
@@ -137,6 +147,7 @@ VARIANTS = {
   'clips': clips,
   'clips_long': clips_long,
   'release': release,
+  'release_cooled': release_cooled,
 }
 
 

@@ -2,30 +2,39 @@
 # Trains the model of both worlds, stage after stage, each for so many steps:
 #
 #   FLAGS=--config.data.workers=15 experiments/release.sh render \
-#     autoencoder=16000 prepare text=500 dit=6000 cooled=6000
+#     autoencoder=12000 cooled_autoencoder=4000 prepare text=500 \
+#     dit=12000 cooled=12000
 #
 # What a stage needs of an earlier one is in $RUNS (runs/release), and the folder
 # of real video that the autoencoder learns from beside the worlds is $CLIPS, or
-# none. FLAGS are added to every command. The probe, which scores what the model
-# makes, needs no other stage. On a CPU with AMX, LAUNCH=experiments/onednn.py
-# trains the autoencoder several times as fast.
+# none. FLAGS are added to every command; on a CPU with AMX, ONEDNN=--onednn has
+# the autoencoder trained several times as fast (see `models/onednn.py`). The
+# probe, which scores what the model makes, needs no other stage. Two cores
+# render 17 clips a second, and the autoencoder takes 14 crops a second there.
 set -eu
 RUNS=${RUNS:-runs/release}
 PYTHON=${PYTHON:-python3}
-LAUNCH=${LAUNCH:-launch.py}
 # Kernels are picked by speed: a run repeats by its seed, but not bit for bit.
 export XLA_FLAGS="${XLA_FLAGS:-} --xla_gpu_deterministic_ops=false"
 
 train() {
   local name=$1 steps=$2
   shift 2
-  $PYTHON $LAUNCH train --workdir="$RUNS/$name" --config.run.steps="$steps" \
+  $PYTHON launch.py train --workdir="$RUNS/$name" --config.run.steps="$steps" \
     "$@" ${FLAGS:-}
+}
+
+autoencoder() {  # a part of its training, and what it goes on from
+  local name=$1 steps=$2 variant=$3
+  shift 3
+  train "$name" "$steps" --config="experiments/autoencoder.py:$variant" \
+    --config.data.beside="${CLIPS:-}" \
+    --config.data.rendered="$RUNS/rendered" ${ONEDNN:-} "$@"
 }
 
 dit() {  # a part of the DiT's training, and what it goes on from
   train "$1" "$2" --config="experiments/text_to_video.py:$3" \
-    --config.autoencoder_from="$RUNS/autoencoder/model" \
+    --config.autoencoder_from="$RUNS/cooled_autoencoder/model" \
     --config.init_from="$RUNS/$4/model" \
     --config.data.latents="$RUNS/latents"
 }
@@ -67,25 +76,26 @@ for stage in "$@"; do
       continue
       ;;
     autoencoder)
-      train autoencoder "$steps" \
-        --config=experiments/autoencoder.py:release \
-        --config.data.beside="${CLIPS:-}" \
-        --config.data.rendered="$RUNS/rendered"
+      autoencoder autoencoder "$steps" release
+      ;;
+    cooled_autoencoder)
+      autoencoder cooled_autoencoder "$steps" release_cooled \
+        --config.init_from="$RUNS/autoencoder/model"
       ;;
     probe)
       train probe "$steps" --config=experiments/probe.py
       ;;
     prepare)
       wait  # for what is still rendered
-      $PYTHON $LAUNCH prepare --workdir="$RUNS" ${FLAGS:-} \
+      $PYTHON launch.py prepare --workdir="$RUNS" ${FLAGS:-} \
         --config=experiments/text_to_video.py:release \
-        --config.autoencoder_from="$RUNS/autoencoder/model" \
+        --config.autoencoder_from="$RUNS/cooled_autoencoder/model" \
         --config.data.rendered="$RUNS/rendered"
       ;;
     text)
       train text "$steps" \
         --config=experiments/text_encoder.py:release \
-        --config.autoencoder_from="$RUNS/autoencoder/model" \
+        --config.autoencoder_from="$RUNS/cooled_autoencoder/model" \
         --config.data.latents="$RUNS/latents"
       ;;
     dit) dit dit "$steps" release text ;;

@@ -44,6 +44,7 @@ def release() -> config_lib.Config:
   config.model.channels = 64
   limits = config.data.limits
   limits.rows, limits.tokens, limits.text, limits.clips = 256, 160, 320, 4
+  limits.groups = 4
   config.data.workers = 1
   config.optim.method = 'muon'
   config.optim.ema_decay = 0.98

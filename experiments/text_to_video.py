@@ -46,7 +46,7 @@ training on two CPU cores.
 better, and prompts are kept a little less.
 
 `release` and `release_cooled` are for both worlds and sizes around 128x128;
-`release.sh` trains all of their stages, and needs an accelerator.
+`release.sh` trains all of their stages.
 """
 
 from sora_jax import config as config_lib, networks, objectives
@@ -211,7 +211,7 @@ def release() -> config_lib.Config:
   config.data.clips = 20480
   limits = config.data.limits
   limits.rows, limits.tokens, limits.text, limits.clips = 32, 160, 320, 4
-  limits.groups = 12
+  limits.groups = 14
   config.data.shares = pieces.Shares(
     frames=0.05,
     start=0.15,

@@ -17,12 +17,13 @@ import importlib
 import os
 import pathlib
 import re
+import select
 import signal
 import sys
 import traceback
 import types
 from collections.abc import Callable
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, TextIO
 
 from absl import app, flags, logging
 
@@ -207,17 +208,17 @@ def _explain(error: flags.Error, flag_values: flags.FlagValues) -> str:
 
 
 def _parse_or_exit(verbs: dict[str, Verb], argv: list[str]) -> Call:
-  if len(argv) < 2 or argv[1] in HELP | {'help'}:
-    print(_help(verbs))
-    sys.exit(0 if len(argv) > 1 else 2)
   try:
+    if len(argv) < 2 or argv[1] in HELP | {'help'}:
+      print(_help(verbs), flush=True)
+      sys.exit(0 if len(argv) > 1 else 2)
     if argv[1] in verbs and HELP & set(argv[2:]):
       specs = [arg[9:] for arg in argv if arg.startswith('--config=')]
-      print(help_verb(argv[1], verbs[argv[1]], *specs[-1:]))
+      print(help_verb(argv[1], verbs[argv[1]], *specs[-1:]), flush=True)
       sys.exit(0)
     call = parse(verbs, argv)
   except (ValueError, OSError) as error:
-    program = _program(argv[: 2 if argv[1] in verbs else 1])
+    program = _program(argv[: 2 if set(argv[1:2]) & verbs.keys() else 1])
     _fail(program, error, '--traceback' in argv)
   if flags.FLAGS['verbosity'].using_default_value:
     flags.FLAGS.verbosity = logging.WARNING
@@ -232,13 +233,8 @@ def _execute(call: Call) -> int:
   try:
     verb = importlib.import_module(call.module)
     status = verb.main(call.config, call.flags) or 0
-    sys.stdout.flush()
+    print(end='', flush=True)  # or Python would at its end, past all of this
     return status
-  except BrokenPipeError:
-    # Who reads has seen enough, as `head` has. What is left goes nowhere, or
-    # Python would fail once more on it at its end.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 128 + signal.SIGPIPE
   except (ValueError, OSError, FloatingPointError) as error:
     _fail(call.program, error, call.traceback)
   except KeyboardInterrupt:
@@ -247,7 +243,14 @@ def _execute(call: Call) -> int:
 
 
 def _fail(prefix: str, error: Exception, show_traceback: bool) -> NoReturn:
-  """Exits with status 2 after one line that says what was wrong."""
+  """Exits with status 2 after one line that says what was wrong.
+
+  Where nobody reads the output any more, as `head` has seen enough, that is no
+  error: it exits as if by SIGPIPE, and what is left unwritten goes nowhere.
+  """
+  if isinstance(error, BrokenPipeError) and _is_unread(sys.stdout):
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(128 + signal.SIGPIPE)
   if show_traceback:
     traceback.print_exception(error)
   message = str(error)
@@ -255,6 +258,13 @@ def _fail(prefix: str, error: Exception, show_traceback: bool) -> NoReturn:
     message = f'{error.filename or "system"}: {error.strerror}'
   print(f'{prefix}: {" ".join(message.split())}', file=sys.stderr)
   sys.exit(2)
+
+
+def _is_unread(stream: TextIO) -> bool:
+  """Whether a stream is a pipe whose other end is closed."""
+  poll = select.poll()
+  poll.register(stream, 0)
+  return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _help(verbs: dict[str, Verb]) -> str:

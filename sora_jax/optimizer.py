@@ -16,10 +16,6 @@ import optax.contrib
 from jax import tree_util
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-# Only matrices and convolutions shrink. Biases, norm scales, modulation
-# tables, embeddings and relative position biases carry other names.
-DECAYED = ('kernel',)
-
 
 @dataclasses.dataclass(kw_only=True)
 class OptimConfig:
@@ -41,7 +37,7 @@ class OptimConfig:
 
 
 def check(config: OptimConfig) -> None:
-  """Raises ValueError for numbers that cannot be; the rest: `make_schedule`."""
+  """Raises ValueError for numbers that cannot be; so does `make_optimizer`."""
   if config.max_bad_steps < 1:
     raise ValueError(f'{config.max_bad_steps=} must be 1 or more')
   for name in ('b1', 'b2', 'ema_decay'):
@@ -137,12 +133,20 @@ def decay_mask(params: PyTree) -> PyTree:
   their biases matrices. Boxed parameters keep the name of their box.
   """
 
-  def decays(path: tuple, leaf: Any) -> bool:
-    del leaf
-    names = [k.key for k in path if isinstance(k, tree_util.DictKey)]
-    return bool(names) and names[-1] in DECAYED
+  return tree_util.tree_map_with_path(lambda path, _: _is_kernel(path), params)
 
-  return tree_util.tree_map_with_path(decays, params)
+
+def _is_kernel(path: tuple) -> bool:
+  """Whether a leaf is a matrix or a convolution.
+
+  Biases, norm scales, modulation tables, embeddings and relative position
+  biases carry other names.
+  """
+  return _names(path)[-1:] == ['kernel']
+
+
+def _names(path: tuple) -> list[str]:
+  return [k.key for k in path if isinstance(k, tree_util.DictKey)]
 
 
 def adamw(
@@ -164,16 +168,17 @@ def muon(
 ) -> optax.GradientTransformation:
   """Kernels move by momentum made orthogonal, all else by Adam.
 
-  Steps of kernels have the root mean square of 0.2 that Adam's have, so that
-  both take the same learning rates and decay.
-  Sources: Jordan et al. 2024, kellerjordan.github.io/posts/muon; Liu et al.
-  2025 (arXiv:2502.16982), section 2.2.
+  Both look ahead as Nesterov does. Steps of kernels have the root mean square
+  of 0.2 that Adam's have, so that both take the same learning rates and decay.
+  `b1`, `b2` and `eps` are Adam's.
+  Sources: Jordan et al. 2024, kellerjordan.github.io/posts/muon, which has the
+  momentum of 0.95; Liu et al. 2025 (arXiv:2502.16982), section 2.2.
   """
   return optax.contrib.muon(
     schedule,
     beta=0.95,
+    eps=config.eps,
     weight_decay=config.weight_decay,
-    weight_decay_mask=decay_mask,
     adam_b1=config.b1,
     adam_b2=config.b2,
     muon_weight_dimension_numbers=_matrices,
@@ -189,10 +194,9 @@ def _matrices(params: PyTree) -> PyTree:
   """
 
   def axes(path: tuple, leaf: Any) -> Any:
-    names = [k.key for k in path if isinstance(k, tree_util.DictKey)]
-    if names[-1] not in DECAYED:
+    if not _is_kernel(path):
       return None
-    inputs = range('blocks' in names, leaf.ndim - 1)
+    inputs = range('blocks' in _names(path), leaf.ndim - 1)
     return optax.contrib.MuonDimensionNumbers(tuple(inputs), leaf.ndim - 1)
 
   return tree_util.tree_map_with_path(axes, params)

@@ -36,7 +36,7 @@ from sora_jax import (
   writers,
 )
 from sora_jax.data import pipeline
-from sora_jax.models import lora
+from sora_jax.models import lora, onednn
 from sora_jax.weights import adapters, directory
 
 Problem = problems.Problem
@@ -52,6 +52,8 @@ def main(config: config_lib.Config, flags: types.SimpleNamespace) -> None:
   if flags.multihost:
     sharding.join_hosts()
   sharding.use_cores(config.data.limits.rows)
+  if flags.onednn:
+    onednn.use()
   train(config, epath.Path(flags.workdir))
 
 
@@ -149,7 +151,7 @@ def check(config: config_lib.Config) -> None:
       f'run.accumulate={run.accumulate}'
     )
   directory.check_dtype(run.export_dtype)
-  optimizer.make_schedule(config.optim, run.steps)
+  optimizer.make_optimizer(config.optim, run.steps)
 
 
 def _check_context(config: config_lib.Config) -> None:

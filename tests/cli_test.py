@@ -109,7 +109,11 @@ def test_an_experiment_is_loaded_with_its_argument(path):
   call = train(f'{path}:shallow')
   assert call.config.name == 'shallow'
   assert call.config.model.depth == 2
-  assert vars(call.flags) == {'workdir': 'run', 'multihost': False}
+  assert vars(call.flags) == {
+    'workdir': 'run',
+    'multihost': False,
+    'onednn': False,
+  }
 
 
 def test_every_kind_of_field_can_be_set_by_flag(path):
@@ -334,11 +338,30 @@ def test_a_fault_of_ours_keeps_its_traceback(tmp_path):
   assert 'IndexError' in done.stderr
 
 
+CLOSED = 'import os; reader, writer = os.pipe(); os.close(reader); '
+
+
 def test_output_that_nobody_reads_any_more_ends_a_verb_quietly(tmp_path):
-  body = 'import os; reader, writer = os.pipe(); os.dup2(writer, 1)'
-  done = run_verb(tmp_path, f"{body}; os.close(reader); print('unseen')")
+  done = run_verb(tmp_path, f"{CLOSED}os.dup2(writer, 1); print('unseen')")
   assert done.returncode == 141  # as of a process that SIGPIPE ended
   assert done.stderr == ''
+
+
+def test_help_that_nobody_reads_any_more_is_no_error(tmp_path):
+  command = (
+    f'{sys.executable} {ROOT}/launch.py --help | true; echo ${{PIPESTATUS}}'
+  )
+  done = subprocess.run(
+    ['bash', '-c', command], capture_output=True, text=True, timeout=60
+  )
+  assert done.stderr == ''
+  assert done.stdout in ('0\n', '141\n')  # as `true` ends later or sooner
+
+
+def test_another_broken_pipe_is_an_error(tmp_path):
+  done = run_verb(tmp_path, f"{CLOSED}os.write(writer, b'lost')")
+  assert done.returncode == 2
+  assert done.stderr == 'program.py work: system: Broken pipe\n'
 
 
 def test_an_interrupted_verb_exits_with_130(tmp_path):

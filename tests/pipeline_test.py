@@ -496,6 +496,7 @@ if __name__ == '__main__':
   assert int(done.stdout) > 0
 
 
+@pytest.mark.slow
 def test_workers_change_neither_batches_nor_order(source):
   make = packs(source)
   found = pipeline.iterate(make, 2, config(workers=1, prefetch=2))

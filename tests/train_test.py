@@ -93,7 +93,9 @@ def fit(monkeypatch, tmp_path, one_device):
       lambda *unused: linear_problem(**problem),
     )
     workdir = epath.Path(tmp_path / name)
-    flags = types.SimpleNamespace(workdir=str(workdir), multihost=False)
+    flags = types.SimpleNamespace(
+      workdir=str(workdir), multihost=False, onednn=False
+    )
     call = cli.Call('launch.py train', 'sora_jax.train', config, flags, False)
     return train.train(config, workdir), workdir, call
 
@@ -427,6 +429,7 @@ def test_a_decoder_that_is_trained_alone_keeps_the_scales_of_its_latents(
     ('run.log_every', 0, 'run.log_every=0 must be 1 or more'),
     ('run.export_dtype', 'half', "'half' must be one of float32, float16"),
     ('optim.schedule', 'cosin', "'cosin' is unknown; choose from .*cosine"),
+    ('optim.method', 'sgd', "'sgd' is unknown; choose from adamw, muon"),
     ('optim.warmup_steps', 9, 'between 0 and the 4 steps'),
     ('optim.max_bad_steps', 0, 'max_bad_steps=0 must be 1 or more'),
     ('model.channels', 5, 'channels=5 must be the 4 channels of the autoenc'),

@@ -7,9 +7,9 @@ number of workers, hosts or devices.
 
 import dataclasses
 import enum
+import multiprocessing
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -139,23 +139,23 @@ def iterate(
   options = grain.MultiprocessingOptions(
     num_workers=config.workers, per_worker_buffer_size=ahead
   )
-  return iter(read(1).mp_prefetch(options, worker_init_fn=_end_with_trainer))
+  return iter(read(1).mp_prefetch(options, worker_init_fn=_end_with_parent))
 
 
-def _end_with_trainer(index: int, count: int) -> None:
-  """Ends a worker within seconds of its trainer, however that was killed.
+def _end_with_parent(index: int, count: int) -> None:
+  """Ends a worker with the process that reads from it, however that ends.
 
   Waiting to hand over a batch that nobody takes, it would stay for ever.
   """
   del index, count
-  trainer = os.getppid()
 
-  def watch():
-    while os.getppid() == trainer:
-      time.sleep(2)
-    os._exit(1)
+  def wait():
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+      parent.join()
+      os._exit(1)
 
-  threading.Thread(target=watch, daemon=True).start()
+  threading.Thread(target=wait, daemon=True).start()
 
 
 class FrameBatches:

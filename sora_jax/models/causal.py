@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from sora_jax.models import onednn
+
 Video = Float[Array, 'B T H W C']
 
 FAN_IN = nn.initializers.variance_scaling(
@@ -67,6 +69,8 @@ def convolve(
     total = functools.reduce(jnp.add, parts)
     return einops.rearrange(total, '(B T) H W C -> B T H W C', T=frames)
 
+  if x.shape[1] >= kernel.shape[0] and onednn.takes(x):
+    return onednn.convolve(x, kernel, strides, pad)
   return jax.lax.platform_dependent(x, kernel, cpu=by_taps, default=whole)
 
 

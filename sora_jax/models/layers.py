@@ -252,8 +252,8 @@ Config = TypeVar('Config', bound=Any)
 def resolve_dtype(config: Config) -> Config:
   """A network's config with the type to compute in, where that was 'auto'.
 
-  It is bfloat16 on GPUs and TPUs and float32 on CPUs, which gain nothing by
-  less.
+  It is bfloat16 on GPUs and TPUs and float32 on CPUs, where XLA gains nothing
+  by less.
   """
   if config.dtype != 'auto':
     return config

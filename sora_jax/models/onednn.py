@@ -1,0 +1,155 @@
+"""Convolutions of training on a CPU, by oneDNN in bfloat16.
+
+XLA's CPU backend convolves in float32, and takes the gradients of kernels
+slowly. oneDNN, which torch brings, has both in bfloat16, as the matrix units of
+recent CPUs (AMX) multiply. Operands and results are rounded to bfloat16, and
+sums within a convolution kept in float32; all else stays in float32.
+
+It is off until `use` is called: it is no part of the promise of equal bits,
+and needs torch, which is an extra.
+"""
+
+import functools
+import importlib
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import buffer_callback
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float
+
+Video = Float[Array, 'B T H W C']
+Other = Float[Array, 'B U V X E']
+Kernel = Float[Array, 't h w C E']
+Strides = tuple[int, int, int]
+Pad = tuple[tuple[int, int], tuple[int, int]]
+Tensor = Any  # of torch
+Buffer = Any  # the memory of an array
+
+_torch: Any = None
+
+
+def use() -> None:
+  """Has what `takes` names convolved by oneDNN from here on.
+
+  Raises:
+    ValueError: it cannot be.
+  """
+  global _torch
+  if jax.default_backend() != 'cpu':
+    raise ValueError(f'oneDNN is for CPUs; JAX has {jax.default_backend()}')
+  try:
+    _torch = importlib.import_module('torch')
+  except ImportError as error:
+    raise ValueError(
+      'oneDNN comes with torch, which is not there: pip install torch'
+    ) from error
+  _torch.set_num_threads(1)  # for each device, and those are the cores
+
+
+def takes(x: Video) -> bool:
+  """Whether `convolve` is for this: rows that a mesh shares out alike.
+
+  Inside a `shard_map`, as clips are decoded in, it is not.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if _torch is None or mesh.empty or mesh.manual_axes:
+    return False
+  shares = math.prod(mesh.shape[axis] for axis in _rows())
+  return x.dtype == jnp.float32 and x.shape[0] % shares == 0
+
+
+def convolve(x: Video, kernel: Kernel, strides: Strides, pad: Pad) -> Other:
+  """`causal.convolve` of at least as many frames as the kernel has taps."""
+  if any(before != after for before, after in pad):
+    x = jnp.pad(x, ((0, 0), (0, 0), *pad, (0, 0)))
+    pad = ((0, 0), (0, 0))
+  call = functools.partial(
+    _call, strides=strides, pad=(0, *(before for before, _ in pad))
+  )
+  more = (0, *map(sum, pad))
+  size = [
+    (x.shape[1 + i] + more[i] - kernel.shape[i]) // strides[i] + 1
+    for i in range(3)
+  ]
+
+  def value(x, kernel):
+    shape = (x.shape[0], *size, kernel.shape[-1])
+    return call(_value, jax.ShapeDtypeStruct(shape, x.dtype), x, kernel)
+
+  def gradients(x, kernel, gradient):
+    to_x, to_kernel = call(_gradients, (x, kernel), x, kernel, gradient)
+    return to_x, jax.lax.psum(to_kernel, _rows())
+
+  share = functools.partial(jax.shard_map, check_vma=False)
+  rows, whole = P(_rows()), P()
+  value = share(value, in_specs=(rows, whole), out_specs=rows)
+  gradients = share(
+    gradients, in_specs=(rows, whole, rows), out_specs=(rows, whole)
+  )
+  run = jax.custom_vjp(value)
+  run.defvjp(
+    lambda x, kernel: (value(x, kernel), (x, kernel)),
+    lambda kept, gradient: gradients(*kept, gradient),
+  )
+  return run(x, kernel)
+
+
+def _rows() -> tuple[str, ...]:
+  """The mesh axes that share out the rows of a batch."""
+  (axes,) = nn.logical_to_mesh_axes(('batch',))
+  return axes
+
+
+def _call(function, shapes, *inputs, **how):
+  shapes = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), shapes
+  )
+  call = functools.partial(function, **how)
+  return buffer_callback.buffer_callback(call, shapes)(*inputs)
+
+
+def _value(context, out, x, kernel, *, strides, pad):
+  del context
+  y = _torch.nn.functional.conv3d(
+    _channels_first(x), _kernel(kernel), None, strides, pad
+  )
+  _tensor(out).copy_(y.movedim(1, -1))
+
+
+def _gradients(context, out, x, kernel, gradient, *, strides, pad):
+  del context
+  to_x, to_kernel, _ = _torch.ops.aten.convolution_backward(
+    _channels_first(gradient),
+    _channels_first(x),
+    _kernel(kernel),
+    bias_sizes=None,
+    stride=strides,
+    padding=pad,
+    dilation=(1, 1, 1),
+    transposed=False,
+    output_padding=(0, 0, 0),
+    groups=1,
+    output_mask=(True, True, False),
+  )
+  _tensor(out[0]).copy_(to_x.movedim(1, -1))
+  _tensor(out[1]).copy_(to_kernel.permute(2, 3, 4, 1, 0))
+
+
+def _tensor(buffer: Buffer) -> Tensor:
+  """The memory of an array; nothing is copied."""
+  return _torch.from_numpy(np.asarray(buffer))
+
+
+def _channels_first(buffer: Buffer) -> Tensor:
+  """[B, T, H, W, C], as it lies in memory, with the axes in torch's order."""
+  return _tensor(buffer).to(_torch.bfloat16).movedim(-1, 1)
+
+
+def _kernel(buffer: Buffer) -> Tensor:
+  kernel = _tensor(buffer).permute(4, 3, 0, 1, 2).to(_torch.bfloat16)
+  return kernel.contiguous(memory_format=_torch.channels_last_3d)
