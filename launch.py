@@ -26,7 +26,7 @@ VERBS = {
     WORKDIR,
     cli.switch('multihost', 'join the other hosts'),
     cli.switch(
-      'onednn', 'convolve by oneDNN in bfloat16, on a CPU, with torch'
+      'onednn', 'convolve by oneDNN in bfloat16: on a CPU, with torch'
     ),
   ),
   'plan': cli.Verb(

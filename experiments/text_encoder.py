@@ -43,7 +43,7 @@ def release() -> config_lib.Config:
   config.autoencoder_from = ''  # one of 64 channels, by flag
   config.model.channels = 64
   limits = config.data.limits
-  limits.rows, limits.tokens, limits.text, limits.clips = 256, 160, 320, 4
+  limits.rows, limits.tokens, limits.text, limits.clips = 256, 160, 192, 4
   limits.groups = 4
   config.data.workers = 1
   config.optim.method = 'muon'

@@ -210,7 +210,7 @@ def release() -> config_lib.Config:
   )
   config.data.clips = 20480
   limits = config.data.limits
-  limits.rows, limits.tokens, limits.text, limits.clips = 32, 160, 320, 4
+  limits.rows, limits.tokens, limits.text, limits.clips = 32, 160, 192, 4
   limits.groups = 14
   config.data.shares = pieces.Shares(
     frames=0.05,

@@ -3,7 +3,8 @@
 XLA's CPU backend convolves in float32, and takes the gradients of kernels
 slowly. oneDNN, which torch brings, has both in bfloat16, as the matrix units of
 recent CPUs (AMX) multiply. Operands and results are rounded to bfloat16, and
-sums within a convolution kept in float32; all else stays in float32.
+sums within a convolution kept in float32; all else stays in float32. Matrix
+products stay too: what trains a small DiT waits for memory, not for them.
 
 It is off until `use` is called: it is no part of the promise of equal bits,
 and needs torch, which is an extra.
@@ -12,6 +13,7 @@ and needs torch, which is an extra.
 import functools
 import importlib
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -28,7 +30,6 @@ Kernel = Float[Array, 't h w C E']
 Strides = tuple[int, int, int]
 Pad = tuple[tuple[int, int], tuple[int, int]]
 Tensor = Any  # of torch
-Buffer = Any  # the memory of an array
 
 _torch: Any = None
 
@@ -51,8 +52,8 @@ def use() -> None:
   _torch.set_num_threads(1)  # for each device, and those are the cores
 
 
-def takes(x: Video) -> bool:
-  """Whether `convolve` is for this: rows that a mesh shares out alike.
+def takes(x: Float[Array, 'B *S C']) -> bool:
+  """Whether oneDNN is for this: rows that a mesh shares out alike.
 
   Inside a `shard_map`, as clips are decoded in, it is not.
   """
@@ -68,21 +69,44 @@ def convolve(x: Video, kernel: Kernel, strides: Strides, pad: Pad) -> Other:
   if any(before != after for before, after in pad):
     x = jnp.pad(x, ((0, 0), (0, 0), *pad, (0, 0)))
     pad = ((0, 0), (0, 0))
-  call = functools.partial(
-    _call, strides=strides, pad=(0, *(before for before, _ in pad))
-  )
-  more = (0, *map(sum, pad))
+  padding = (0, *(before for before, _ in pad))
   size = [
-    (x.shape[1 + i] + more[i] - kernel.shape[i]) // strides[i] + 1
+    (x.shape[1 + i] + 2 * padding[i] - kernel.shape[i]) // strides[i] + 1
     for i in range(3)
   ]
+  how = dict(stride=strides, padding=padding)
+  return _by_rows(
+    functools.partial(_convolve, **how),
+    functools.partial(_convolve_back, **how),
+    (*size, kernel.shape[-1]),
+  )(x, kernel)
+
+
+def _rows() -> tuple[str, ...]:
+  """The mesh axes that share out the rows of a batch."""
+  (axes,) = nn.logical_to_mesh_axes(('batch',))
+  return axes
+
+
+def _by_rows(
+  forward: Callable[..., None],
+  backward: Callable[..., None],
+  shape: tuple[int, ...],
+) -> Callable[[Array, Array], Array]:
+  """A product of rows and a kernel that all rows share, and its gradients.
+
+  Args:
+    forward: Writes the product: (out, x, kernel), tensors of one device.
+    backward: Writes the gradients: ((to_x, to_kernel), x, kernel, gradient).
+    shape: Of a row of the product.
+  """
 
   def value(x, kernel):
-    shape = (x.shape[0], *size, kernel.shape[-1])
-    return call(_value, jax.ShapeDtypeStruct(shape, x.dtype), x, kernel)
+    out = jax.ShapeDtypeStruct((x.shape[0], *shape), x.dtype)
+    return _call(forward, out, x, kernel)
 
   def gradients(x, kernel, gradient):
-    to_x, to_kernel = call(_gradients, (x, kernel), x, kernel, gradient)
+    to_x, to_kernel = _call(backward, (x, kernel), x, kernel, gradient)
     return to_x, jax.lax.psum(to_kernel, _rows())
 
   share = functools.partial(jax.shard_map, check_vma=False)
@@ -96,60 +120,55 @@ def convolve(x: Video, kernel: Kernel, strides: Strides, pad: Pad) -> Other:
     lambda x, kernel: (value(x, kernel), (x, kernel)),
     lambda kept, gradient: gradients(*kept, gradient),
   )
-  return run(x, kernel)
+  return run
 
 
-def _rows() -> tuple[str, ...]:
-  """The mesh axes that share out the rows of a batch."""
-  (axes,) = nn.logical_to_mesh_axes(('batch',))
-  return axes
+def _call(function: Callable[..., None], like: Any, *inputs: Array) -> Any:
+  """Has torch write arrays like others."""
 
+  def call(context, out, *buffers):
+    del context
+    function(jax.tree.map(_tensor, out), *map(_tensor, buffers))
 
-def _call(function, shapes, *inputs, **how):
-  shapes = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), shapes
-  )
-  call = functools.partial(function, **how)
+  shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), like)
   return buffer_callback.buffer_callback(call, shapes)(*inputs)
 
 
-def _value(context, out, x, kernel, *, strides, pad):
-  del context
+def _tensor(buffer: Any) -> Tensor:
+  """The memory of an array; nothing is copied."""
+  return _torch.from_numpy(np.asarray(buffer))
+
+
+def _convolve(out, x, kernel, *, stride, padding):
   y = _torch.nn.functional.conv3d(
-    _channels_first(x), _kernel(kernel), None, strides, pad
+    _channels_first(x), _taps(kernel), None, stride, padding
   )
-  _tensor(out).copy_(y.movedim(1, -1))
+  out.copy_(y.movedim(1, -1))
 
 
-def _gradients(context, out, x, kernel, gradient, *, strides, pad):
-  del context
+def _convolve_back(out, x, kernel, gradient, *, stride, padding):
   to_x, to_kernel, _ = _torch.ops.aten.convolution_backward(
     _channels_first(gradient),
     _channels_first(x),
-    _kernel(kernel),
+    _taps(kernel),
     bias_sizes=None,
-    stride=strides,
-    padding=pad,
+    stride=stride,
+    padding=padding,
     dilation=(1, 1, 1),
     transposed=False,
     output_padding=(0, 0, 0),
     groups=1,
     output_mask=(True, True, False),
   )
-  _tensor(out[0]).copy_(to_x.movedim(1, -1))
-  _tensor(out[1]).copy_(to_kernel.permute(2, 3, 4, 1, 0))
+  out[0].copy_(to_x.movedim(1, -1))
+  out[1].copy_(to_kernel.permute(2, 3, 4, 1, 0))
 
 
-def _tensor(buffer: Buffer) -> Tensor:
-  """The memory of an array; nothing is copied."""
-  return _torch.from_numpy(np.asarray(buffer))
-
-
-def _channels_first(buffer: Buffer) -> Tensor:
+def _channels_first(x: Tensor) -> Tensor:
   """[B, T, H, W, C], as it lies in memory, with the axes in torch's order."""
-  return _tensor(buffer).to(_torch.bfloat16).movedim(-1, 1)
+  return x.to(_torch.bfloat16).movedim(-1, 1)
 
 
-def _kernel(buffer: Buffer) -> Tensor:
-  kernel = _tensor(buffer).permute(4, 3, 0, 1, 2).to(_torch.bfloat16)
+def _taps(kernel: Tensor) -> Tensor:
+  kernel = kernel.permute(4, 3, 0, 1, 2).to(_torch.bfloat16)
   return kernel.contiguous(memory_format=_torch.channels_last_3d)
