@@ -49,7 +49,7 @@ def use() -> None:
     raise ValueError(
       'oneDNN comes with torch, which is not there: pip install torch'
     ) from error
-  _torch.set_num_threads(1)  # for each device, and those are the cores
+  _torch.set_num_threads(1)  # each core is a device, and calls it by itself
 
 
 def takes(x: Float[Array, 'B *S C']) -> bool:
