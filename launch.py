@@ -25,9 +25,6 @@ VERBS = {
     CONFIG,
     WORKDIR,
     cli.switch('multihost', 'join the other hosts'),
-    cli.switch(
-      'onednn', 'convolve by oneDNN in bfloat16: on a CPU, with torch'
-    ),
   ),
   'plan': cli.Verb(
     'sora_jax.podplan',

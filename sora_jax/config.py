@@ -42,6 +42,7 @@ class RunConfig:
   # wrong; 0 is off. The time it costs is 1 / replay_every, and a few hundredths
   # of that to copy and compare.
   replay_every: int = 0
+  onednn: bool = False  # on a CPU, convolve by it in bfloat16; needs torch
   export_dtype: str = 'float32'  # of the weights in the exported model
 
 

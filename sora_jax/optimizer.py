@@ -170,7 +170,7 @@ def muon(
 
   Both look ahead as Nesterov does. Steps of kernels have the root mean square
   of 0.2 that Adam's have, so that both take the same learning rates and decay.
-  `b1`, `b2` and `eps` are Adam's.
+  `b1` and `b2` are Adam's.
   Sources: Jordan et al. 2024, kellerjordan.github.io/posts/muon, which has the
   momentum of 0.95; Liu et al. 2025 (arXiv:2502.16982), section 2.2.
   """

@@ -52,8 +52,6 @@ def main(config: config_lib.Config, flags: types.SimpleNamespace) -> None:
   if flags.multihost:
     sharding.join_hosts()
   sharding.use_cores(config.data.limits.rows)
-  if flags.onednn:
-    onednn.use()
   train(config, epath.Path(flags.workdir))
 
 
@@ -67,6 +65,7 @@ def train(config: config_lib.Config, workdir: epath.Path) -> State:
     replay.SilentCorruption: a step that was taken twice gave other bits.
   """
   check(config)
+  onednn.use(config.run.onednn)
   mesh = sharding.make_mesh(config.mesh)
   with sharding.use(mesh):
     rows = sharding.process_rows(config.data.limits.rows, mesh)
@@ -124,6 +123,8 @@ def check(config: config_lib.Config) -> None:
     )
   if config.seed < 0:
     raise ValueError(f'seed={config.seed} must be 0 or more')
+  if run.onednn:
+    _check_onednn(config)
   if config.mesh.context > 1:
     _check_context(config)
   if config.stage in (config_lib.Stage.TEXT, config_lib.Stage.DIFFUSION):
@@ -152,6 +153,19 @@ def check(config: config_lib.Config) -> None:
     )
   directory.check_dtype(run.export_dtype)
   optimizer.make_optimizer(config.optim, run.steps)
+
+
+def _check_onednn(config: config_lib.Config) -> None:
+  if config.stage is not config_lib.Stage.AUTOENCODER:
+    raise ValueError(
+      'run.onednn=True is for the convolutions of an autoencoder, which stage '
+      f'{config.stage.value} does not train; leave it out'
+    )
+  if config.autoencoder.dtype == 'bfloat16':
+    raise ValueError(
+      'run.onednn=True rounds to bfloat16 by itself, what float32 arrays hold: '
+      'autoencoder.dtype must be auto or float32'
+    )
 
 
 def _check_context(config: config_lib.Config) -> None:

@@ -33,13 +33,12 @@ def both(function, *inputs):
   """What a function gives by oneDNN on eight devices, and by XLA on one."""
   inputs = jax.device_get(inputs)
   expected = jax.jit(function)(*inputs)
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(onednn, '_torch', None)  # and so again afterwards
-    onednn.use()
-    with sharding.use(sharding.make_mesh(sharding.MeshConfig())):
-      # Another function, or JAX would not trace it again.
-      found = jax.jit(lambda *inputs: function(*inputs))(*inputs)
-      found = jax.device_get(found)
+  onednn.use(True)
+  with sharding.use(sharding.make_mesh(sharding.MeshConfig())):
+    # Another function, or JAX would not trace it again.
+    found = jax.jit(lambda *inputs: function(*inputs))(*inputs)
+    found = jax.device_get(found)
+  onednn.use(False)
   return found, jax.device_get(expected)
 
 
@@ -115,4 +114,4 @@ def test_what_it_does_not_take_is_convolved_by_xla(how):
 def test_without_torch_it_is_refused(monkeypatch):
   monkeypatch.setitem(sys.modules, 'torch', None)
   with pytest.raises(ValueError, match='pip install torch'):
-    onednn.use()
+    onednn.use(True)

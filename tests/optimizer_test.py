@@ -139,7 +139,7 @@ def test_two_adamw_steps_agree_with_the_algorithm_by_hand():
     np.testing.assert_allclose(params[name], x, rtol=1e-5)
 
 
-def muon_step(grads, params=None):
+def muon_step(grads):
   """The updates of one step of Muon at a learning rate of 1, without decay."""
   config = optimizer.OptimConfig(
     method='muon',
@@ -150,7 +150,7 @@ def muon_step(grads, params=None):
     schedule='constant',
   )
   opt = optimizer.make_optimizer(config, 10)
-  params = jax.tree.map(jnp.zeros_like, grads) if params is None else params
+  params = jax.tree.map(jnp.zeros_like, grads)
   updates, _ = opt.update(grads, opt.init(params), params)
   return updates
 

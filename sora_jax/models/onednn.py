@@ -6,8 +6,8 @@ recent CPUs (AMX) multiply. Operands and results are rounded to bfloat16, and
 sums within a convolution kept in float32; all else stays in float32. Matrix
 products stay too: what trains a small DiT waits for memory, not for them.
 
-It is off until `use` is called: it is no part of the promise of equal bits,
-and needs torch, which is an extra.
+It is off but for runs that ask for it: it is no part of the promise of equal
+bits, and needs torch, which is an extra.
 """
 
 import functools
@@ -34,22 +34,28 @@ Tensor = Any  # of torch
 _torch: Any = None
 
 
-def use() -> None:
-  """Has what `takes` names convolved by oneDNN from here on.
+def use(on: bool) -> None:
+  """Says whether what `takes` names is convolved by oneDNN from here on.
 
   Raises:
     ValueError: it cannot be.
   """
   global _torch
+  if not on:
+    _torch = None
+    return
   if jax.default_backend() != 'cpu':
-    raise ValueError(f'oneDNN is for CPUs; JAX has {jax.default_backend()}')
+    raise ValueError(
+      f'run.onednn=True is for CPUs, and JAX has {jax.default_backend()}'
+    )
   try:
-    _torch = importlib.import_module('torch')
+    torch = importlib.import_module('torch')
   except ImportError as error:
     raise ValueError(
-      'oneDNN comes with torch, which is not there: pip install torch'
+      'run.onednn=True needs torch, which is not there: pip install torch'
     ) from error
-  _torch.set_num_threads(1)  # each core is a device, and calls it by itself
+  torch.set_num_threads(1)  # each core is a device, and calls it by itself
+  _torch = torch
 
 
 def takes(x: Float[Array, 'B *S C']) -> bool:
