@@ -57,7 +57,12 @@ VERBS = {
     cli.count('steps', 'solver steps'),
     cli.Flag('schedule', 'NAME', 'of their levels: even or wan'),
     cli.Flag('shift', 'FACTOR', 'of levels to noise', flags.DEFINE_float),
-    cli.Flag('lora', 'FILE', 'adapters to add to the DiT, a safetensors file'),
+    cli.Flag(
+      'lora',
+      'FILE',
+      'adapters to add to the DiT, or to high:FILE and low:FILE of two experts',
+      flags.DEFINE_multi_string,
+    ),
     cli.Flag('negative', 'TEXT', 'prompt to move away from'),
     cli.Flag('guidance', 'SCALE', 'toward the prompt', flags.DEFINE_float),
     cli.Flag(

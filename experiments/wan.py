@@ -20,6 +20,11 @@ which says without any weights what that would take of a pod:
 --config.lora.rank=16 trains adapters alone, beside weights that stay. What
 comes out is the merged model and, in its directory, the adapters by themselves,
 pytorch_lora_weights.safetensors, which diffusers and `sample --lora` read.
+
+Of a model of two experts, as A14B, a run trains one, at the levels that it is
+asked at: --config.expert=high, or low. What comes out has both, so that the
+other one can be trained from there. A network that sees an image beside the
+noise, as A14B-I2V, learns to go on from the first frame of each clip.
 """
 
 import math
@@ -33,11 +38,6 @@ def get_config(place: str = '') -> config_lib.Config:
     raise ValueError('name a model, as --config=experiments/wan.py:DIR')
   named = place in published.SIZES
   config = published.of_size(place) if named else networks.describe(place)
-  if config.sample.boundary:
-    raise ValueError(
-      f'{place} has two experts, of which only one would be trained; take a '
-      'model of one transformer'
-    )
   config.init_from = config.autoencoder_from = config.text_from = place
   config.model.remat = True
   config.data.corpus = pipeline.Corpus.FOLDER

@@ -273,6 +273,29 @@ def line_of(
   return np.searchsorted(starts, frame, side='right')
 
 
+def beside(
+  known: Float[np.ndarray, ' T'],
+  latent: Float[np.ndarray, 'F h w C'],
+  time: int,
+) -> Float[np.ndarray, 'F h w K']:
+  """What a network that has channels for it sees beside the noise.
+
+  Args:
+    known: Of each frame, 1 where it is known and 0 where it is not.
+    latent: Of the clip, grey where it is not known.
+    time: Frames that a latent after the first covers.
+
+  Returns:
+    Of the frames of each latent whether they are known, that of the first one
+    `time` times, and then the latent. So A14B-I2V takes its image.
+  """
+  mask = np.concatenate([np.repeat(known[:1], time), known[1:]])
+  mask = np.broadcast_to(
+    mask.reshape(-1, 1, 1, time), (*latent.shape[:3], time)
+  )
+  return np.concatenate([mask, latent], axis=-1)
+
+
 def anchored(frames: int) -> Int[np.ndarray, ' F']:
   """Positions in time of an anchor and the latents of a window behind it."""
   return np.append(0, FAR + np.arange(frames - 1)).astype(np.int32)

@@ -28,6 +28,14 @@ class Stage(enum.Enum):
   PROBE = 'probe'  # no part of a system: it scores what one makes
 
 
+class Expert(enum.Enum):
+  """Which transformer of a model a run trains, and so at which levels."""
+
+  WHOLE = 'whole'  # the only one
+  HIGH = 'high'  # of two, the one above sample.boundary
+  LOW = 'low'  # the one below
+
+
 @dataclasses.dataclass(kw_only=True)
 class RunConfig:
   """How long a run goes, and what it leaves behind."""
@@ -94,6 +102,7 @@ class Config:
 
   seed: int = 0
   stage: Stage = Stage.DIFFUSION
+  expert: Expert = Expert.WHOLE
   # Where other weights come from, each a model directory or empty:
   autoencoder_from: str = ''  # the frozen autoencoder of the later stages
   text_from: str = ''  # a frozen text encoder; empty trains it with the DiT

@@ -46,6 +46,9 @@ class LevelLaw:
   # Tokens of a clip up to which there is no shift; 0 for no shift at all. With
   # 1024, a Wan clip of 480p (32,760 tokens) gets alpha = 5.7; Wan itself has 5.
   shift_base: int = 1024
+  # The law is cut off below and above these levels, after the shift.
+  low: float = 0.0
+  high: float = 1.0
 
 
 def check(law: LevelLaw) -> None:
@@ -56,6 +59,14 @@ def check(law: LevelLaw) -> None:
     raise ValueError(
       f'level law: {law.shift_base=} must be a number of tokens, or 0 for no '
       'shift'
+    )
+  if not 0 <= law.low < law.high <= 1:
+    raise ValueError(
+      f'level law: {law.low=} must be below {law.high=}, and both from 0 to 1'
+    )
+  if _is_cut(law) and not law.std:
+    raise ValueError(
+      f'level law: {law.std=} draws one level, of which low and high cut none'
     )
 
 
@@ -164,7 +175,31 @@ def level_from_normal(
   """Makes standard normal numbers into noise levels of clips of some length.
 
   Returns shift(sigmoid(mean + std normal)): a logit-normal law, shifted.
-  Source: Esser et al. 2024 (arXiv:2403.03206), section 3.1.
+  Source: Esser et al. 2024 (arXiv:2403.03206), section 3.1. A law that is cut
+  off has the same shape between its ends, by the inverse of its distribution.
   """
-  level = jax.nn.sigmoid(law.mean + law.std * normal)
-  return shift_levels(level, shift_alpha(tokens, law))
+  alpha = shift_alpha(tokens, law)
+  if _is_cut(law):
+    normal = _between(normal, alpha, law)
+  level = shift_levels(jax.nn.sigmoid(law.mean + law.std * normal), alpha)
+  return jnp.clip(level, law.low, law.high) if _is_cut(law) else level
+
+
+def _is_cut(law: LevelLaw) -> bool:
+  return (law.low, law.high) != (0.0, 1.0)
+
+
+def _between(
+  normal: Float[Array, '*S'], alpha: Float[Array, '*S'], law: LevelLaw
+) -> Float[Array, '*S']:
+  """Standard normal numbers to those of the law's part between its ends."""
+  ends = []
+  for level in (law.low, law.high):
+    unshifted = shift_levels(jnp.full_like(alpha, level), 1 / alpha)
+    ends.append(jax.scipy.special.logit(unshifted))
+  low, high = (
+    jax.scipy.special.ndtr((end - law.mean) / law.std) for end in ends
+  )
+  share = low + (high - low) * jax.scipy.special.ndtr(normal)
+  # Of shares 0 and 1 the numbers would be infinite.
+  return jax.scipy.special.ndtri(jnp.clip(share, 1e-7, 1 - 1e-7))

@@ -42,6 +42,12 @@ KINDS = {
   'autoencoder': ('autoencoder', autoencoder.init),
   'probe': ('probe', probe.init),
 }
+# A run's one transformer, and each of two, by their names in a model.
+EXPERTS = {
+  config_lib.Expert.WHOLE: 'dit',
+  config_lib.Expert.HIGH: 'dit',
+  config_lib.Expert.LOW: 'dit_low',
+}
 SYSTEM = ('dit', 'text', 'autoencoder')  # what makes clips; the probe judges
 
 
@@ -180,6 +186,8 @@ def _read_run(
     state = store.restore_part(parts).state
   state = jax.device_get(state)
   params = merge(config, state['ema'], frozen | state.get('frozen', {}))
+  if wanted is None or 'dit' in wanted:
+    params = with_both_experts(config, params)
   if wanted is not None:
     params = {name: tree for name, tree in params.items() if name in wanted}
   tokenizer = tokenizer_lib.BYTES
@@ -226,6 +234,21 @@ def merge(config: config_lib.Config, trained: Params, frozen: Params) -> Params:
   return params
 
 
+def with_both_experts(config: config_lib.Config, params: Params) -> Params:
+  """Networks of a run that trained one of two experts, and the other one.
+
+  The other is read again from where the run has its own from. Networks of a
+  run whose model has no second expert are all that there are.
+  """
+  if config.expert is config_lib.Expert.WHOLE:
+    return params
+  name = EXPERTS[config.expert]
+  (other,) = {*EXPERTS.values()} - {name}
+  others = {k: x for k, x in params.items() if k != 'dit'}
+  found = read(config.init_from, (other,)).params
+  return {name: params['dit'], other: found[other]} | others
+
+
 def _restorable(boxed: Params) -> Params:
   """Abstract parameters as a checkpoint is restored to: on the host.
 
@@ -269,18 +292,31 @@ def abstract_adapters(config: config_lib.Config) -> Params:
   return jax.eval_shape(make_adapters(config), jax.random.key(0))['lora']
 
 
-def adapt(networks: Networks, path: epath.PathLike) -> Networks:
+def adapt(networks: Networks, place: epath.PathLike) -> Networks:
   """Networks with the adapters of a file added.
+
+  Args:
+    networks: What to add to.
+    place: The path of a file. As `high:PATH` or `low:PATH` its adapters are of
+      that one of two experts, whatever the file calls it.
 
   Raises:
     ValueError: the file is damaged, or its adapters fit none of the networks.
   """
   params = dict(networks.params)
+  word, _, path = str(place).partition(':')
+  named = {'high': 'dit', 'low': 'dit_low'}.get(word)
+  path = path if named else str(place)
   found = adapters.read(path, networks.config.model)
-  if 'dit_low' in params and set(found) == {'dit'}:
+  if named and len(found) > 1:
+    raise ValueError(f'{path} adapts both experts; give it without {word}:')
+  if named:
+    found = {named: next(iter(found.values()))}
+  elif 'dit_low' in params and set(found) == {'dit'}:
+    # Files of either one are called so by those who train them apart.
     raise ValueError(
-      f'{path} does not say which of two experts it adapts; call its tensors '
-      'transformer.* and transformer_2.*, of both in one file'
+      f'{path} does not say which of two experts it adapts; give it as '
+      f'high:{path} or low:{path}'
     )
   for name, part in found.items():
     if name not in params:
@@ -413,13 +449,12 @@ def read_start(
     model = directory.describe(path)
     theirs = _config_of(model, path)
     # A file that is damaged is noticed now, and not when there is a place.
-    start = {
-      name: functools.partial(
-        params_lib.load, directory.find_params(path, name, part)
-      )
-      for name, part in model.configs.items()
-      if name in names
-    }
+    start = {}
+    for name in names:
+      place = EXPERTS[config.expert] if name == 'dit' else name
+      if place in model.configs:
+        found = directory.find_params(path, place, model.configs[place])
+        start[name] = functools.partial(params_lib.load, found)
   else:
     theirs, params, _ = read(path, names)
     start = {

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key
 
-from sora_jax import batch, flow, rng
+from sora_jax import batch, flow, rng, tokens
 from sora_jax.data.worlds import scene_labels
 from sora_jax.models import (
   autoencoder,
@@ -88,9 +88,11 @@ def denoise(
   adapters: Params = None,
 ) -> Float[Array, 'B N P_out']:
   """The network's prediction for the tokens `x` of a pack."""
-  beside = {lora.COLLECTION: adapters} if adapters else {}
+  added = {lora.COLLECTION: adapters} if adapters else {}
+  if pack.beside is not None:
+    x = tokens.join(x, pack.beside, config.patch)
   return dit.SpacetimeDiT(config).apply(
-    {'params': params, **beside},
+    {'params': params, **added},
     x,
     level,
     pack.position,

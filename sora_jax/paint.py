@@ -10,7 +10,6 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import einops
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,7 +28,6 @@ from sora_jax import (
   sharding,
   stepcache,
 )
-from sora_jax.models import dit
 
 Params = Any
 
@@ -249,15 +247,10 @@ def _predict(
     if wrap:
       seen = pack._replace(position=_turned(pack.position, level, levels, wrap))
     told = _told(level_rows, levels, shared.times)[:, plan.first]
-    x_seen = x_rows
-    if rows.beside is not None:
-      x_seen = _join(
-        x_rows, jnp.repeat(rows.beside, ways, axis=0), config.model
-      )
 
     def expert(name):
       return objectives.denoise(
-        config.model, params[name], x_seen, told, seen, seen.text
+        config.model, params[name], x_rows, told, seen, seen.text
       )
 
     if settings.boundary:
@@ -273,24 +266,6 @@ def _predict(
     )
 
   return predict_fn
-
-
-def _join(
-  x: Float[Array, 'R N P'],
-  beside: Float[Array, 'R N P_beside'],
-  model: dit.DiTConfig,
-) -> Float[Array, 'R N P+P_beside']:
-  """Patches of more channels, of which the noisy ones come first."""
-  split = lambda patches, channels: einops.rearrange(
-    patches, 'R N (L C) -> R N L C', C=channels
-  )
-  parts = (
-    split(x, model.channels),
-    split(beside, model.condition_channels),
-  )
-  return einops.rearrange(
-    jnp.concatenate(parts, axis=-1), 'R N L C -> R N (L C)'
-  )
 
 
 def _told(
@@ -385,6 +360,9 @@ def _pack(plan: canvas_lib.CanvasTokens, rows: Rows, ways: int) -> batch.Pack:
   count = rows.text.shape[0] * ways
   each = lambda x: jnp.broadcast_to(x, (count, *np.shape(x)))
   text = lambda x: x[:, :ways].reshape(count, *x.shape[2:])
+  beside = rows.beside
+  if beside is not None:
+    beside = jnp.repeat(beside, ways, axis=0)
   of_stories = lambda x: jnp.repeat(
     jnp.tile(x, (count // ways // len(x), 1)), ways, 0
   )
@@ -402,4 +380,5 @@ def _pack(plan: canvas_lib.CanvasTokens, rows: Rows, ways: int) -> batch.Pack:
     draw=None,
     tokens_in_clip=None,
     text=text(rows.text),
+    beside=beside,
   )

@@ -22,6 +22,7 @@ from jaxtyping import Array, Float
 
 from sora_jax import (
   batch,
+  canvas,
   codec,
   config as config_lib,
   corpus,
@@ -134,17 +135,20 @@ def prepare(
       fill = [clips[min(i, len(clips) - 1)] for i in range(ENCODE_BATCH)]
       video = np.stack([clip.video for clip in fill])
       z = encode(video)
-      again = [None] * len(clips)
+      again = seen = [None] * len(clips)
+      if config.model.condition_channels:
+        seen = _beside(encode, video, net.time)
       if restarts and z.shape[1] > 1:
         at = pieces.restart_at(z.shape[1], count // ENCODE_BATCH)
         again = _encode_from(at, encode, video, net.time)
-      for clip, latent, restart in zip(clips, z, again, strict=False):
+      of_clips = zip(clips, z, again, seen, strict=False)
+      for clip, latent, restart, beside in of_clips:
         captions = clip.caption.splitlines() or ['']
         slots = max(_slots(c, config, encode_text) for c in captions)
         row = latents.Row(clip.id, latent.shape[:3], captions, slots)
         parts = sum(map(transforms.parts, captions), [])
         texts = tuple(map(features, parts)) if features else ()
-        writer.write(row, latents.Record(latent, texts, restart))
+        writer.write(row, latents.Record(latent, texts, restart, beside))
         count += 1
         used.add(clip.id.partition('+')[0])
         if count % TOLD_EVERY == 0:
@@ -157,6 +161,7 @@ def prepare(
       'channels': config.autoencoder.channels,
       'left_out': len(source) - len(used),
       'openings': restarts,
+      'beside': config.model.condition_channels,
       'made_of': _made_of(config),
       **_digests(frozen),
     }
@@ -182,6 +187,17 @@ def _encode_from(
   # nothing before it.
   z = encode(np.roll(video, -time * at, axis=1))
   return z[:, : z.shape[1] - at]
+
+
+def _beside(
+  encode: codec.Encode, video: codec.Frames, time: int
+) -> list[Float[np.ndarray, 'F h w K']]:
+  """What a network that starts from an image sees of clips: their frame 0."""
+  pixels = np.asarray(objectives.to_pixels(jnp.asarray(video)))
+  known = np.zeros(video.shape[1], np.float32)
+  known[0] = 1
+  z = encode(pixels * known[:, None, None, None])
+  return [canvas.beside(known, latent, time) for latent in z]
 
 
 def _tell(count: int, total: int, seconds: float) -> None:

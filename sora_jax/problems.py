@@ -3,6 +3,7 @@
 `train.py` is the same for all of them.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from sora_jax import (
   batch,
   config as config_lib,
   corpus,
+  flow,
   networks as networks_lib,
   objectives,
   prepare,
@@ -26,6 +28,7 @@ from sora_jax import (
 from sora_jax.data import labelled, latents, pipeline
 from sora_jax.data.worlds import scene_labels
 from sora_jax.models import autoencoder, dit, lora, probe, text
+from sora_jax.weights import directory
 
 State = state_lib.State
 Params = Any
@@ -183,6 +186,7 @@ def diffusion_problem(
   config: config_lib.Config, workdir: epath.PathLike, rows: np.ndarray
 ) -> Problem:
   """Stage 3: latents of the frozen autoencoder, from their captions."""
+  _check_expert(config)
   frozen = networks_lib.read_frozen(config)
   _check_fit(config)
   if config.run.sample_every:
@@ -202,6 +206,7 @@ def planned(config: config_lib.Config) -> Problem:
   Raises:
     ValueError: parts of the config do not fit one another.
   """
+  _check_expert(config)
   frozen = {}
   for name, place in (
     ('autoencoder', config.autoencoder_from),
@@ -224,6 +229,37 @@ def planned(config: config_lib.Config) -> Problem:
   return _denoising_problem(config, frozen, start, open_data)
 
 
+def _check_expert(config: config_lib.Config) -> None:
+  """Raises ValueError unless a run trains a transformer that there is."""
+  boundary, expert = config.sample.boundary, config.expert
+  whole = expert is config_lib.Expert.WHOLE
+  if boundary and whole:
+    raise ValueError(
+      f'expert={expert.value}: the model has two, one from level {boundary:g} '
+      'up and one below it; a run trains one, high or low'
+    )
+  if not boundary and not whole:
+    raise ValueError(
+      f'expert={expert.value}: the model has one transformer; leave it out'
+    )
+  if not whole and not directory.is_model(config.init_from):
+    raise ValueError(
+      f'expert={expert.value}: init_from={config.init_from} must be the '
+      'directory of the model that has both'
+    )
+
+
+def _objective(config: config_lib.Config) -> objectives.DenoisingConfig:
+  """What is trained, at the levels that its expert is asked at in sampling."""
+  law, boundary = config.denoising.level, config.sample.boundary
+  if config.expert is config_lib.Expert.HIGH:
+    law = dataclasses.replace(law, low=max(law.low, boundary))
+  if config.expert is config_lib.Expert.LOW:
+    law = dataclasses.replace(law, high=min(law.high, boundary))
+  flow.check(law)
+  return dataclasses.replace(config.denoising, level=law)
+
+
 def _learning(frozen: Params) -> tuple[str, ...]:
   return ('dit',) if 'text' in frozen else ('dit', 'text')
 
@@ -235,7 +271,7 @@ def _denoising_problem(
   open_data: Callable[[], Batches],
 ) -> Problem:
   """The problem of a DiT, and of a text encoder that is not there yet."""
-  names = _learning(frozen)
+  names, denoising = _learning(frozen), _objective(config)
   init, adapted = networks_lib.make_init(config, names), {}
   if config.lora.rank:
     _check_adapters(config, names, start)
@@ -252,7 +288,7 @@ def _denoising_problem(
       jax.random.key(config.seed),
       model=config.model,
       encoder=config.text,
-      config=config.denoising,
+      config=denoising,
     )
 
   return Problem(
@@ -303,7 +339,12 @@ def _packs(
     source = latents.LatentSource(place)
     prepare.check_origin(source, frozen, config)
     return pipeline.PackBatches(
-      source, config.data, config.model.patch, config.seed, rows
+      source,
+      config.data,
+      config.model.patch,
+      config.seed,
+      rows,
+      config.model.condition_channels,
     )
 
   if unprepared is None:
@@ -321,8 +362,9 @@ def _pack(config: config_lib.Config, frozen: Params) -> batch.Pack:
   """Shapes of a batch of packs."""
   limits, patch = config.data.limits, config.model.patch
   values = int(np.prod(patch)) * config.autoencoder.channels
+  seen = int(np.prod(patch)) * config.model.condition_channels
   width = config.text.width if 'text' in frozen else 0
-  row = pipeline.empty_row(limits, values, width)
+  row = pipeline.empty_row(limits, values, width, seen)
   return jax.tree.map(lambda x: _shape(x.dtype, limits.rows, *x.shape), row)
 
 
@@ -338,12 +380,19 @@ def _check_fit(config: config_lib.Config) -> None:
   """Raises ValueError where the networks do not fit one another."""
   dit.check(config.model)
   text.check(config.text)
-  if config.model.condition_channels:
-    raise ValueError(
-      f'{config.model.condition_channels=}: channels beside the noise cannot '
-      'be trained; take a network that has none'
-    )
   latent, features = config.autoencoder.channels, config.text.width
+  beside = config.model.condition_channels
+  if beside and beside != (wanted := config.autoencoder.time + latent):
+    raise ValueError(
+      f'{config.model.condition_channels=} must be 0, or {wanted} for whether '
+      'frames are known, and their latent'
+    )
+  shares = dataclasses.asdict(config.data.shares)
+  if beside and any(shares.values()):
+    raise ValueError(
+      f'data.shares={shares}: the network sees what is known beside the noise; '
+      'all must be 0'
+    )
   if config.model.channels != latent:
     raise ValueError(
       f'{config.model.channels=} must be the {latent} channels of the '

@@ -40,8 +40,8 @@ def main(
   sharding.use_cores()
   model = epath.Path(flags.model or networks_lib.SHIPPED)
   networks = networks_lib.read(model)
-  if flags.lora:
-    networks = networks_lib.adapt(networks, flags.lora)
+  for place in flags.lora or ():
+    networks = networks_lib.adapt(networks, place)
   settings = override(generate.settings_of(networks.config.sample), flags)
   generate.check(networks.config, settings)
   requests = read_requests(flags)

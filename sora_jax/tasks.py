@@ -116,8 +116,7 @@ def beside(networks: generate.Networks, scene: Scene, tile: int = 0) -> Scene:
   """The scene for a network that sees what is known beside the noise.
 
   Its canvas has nothing known: the network is shown the known frames, with grey
-  between them, as one clip's latent, and of each frame whether it is known,
-  four to a latent and the first one four times. So A14B-I2V takes its image.
+  between them, as one clip's latent; see `canvas.beside`.
 
   Raises:
     ValueError: no frame is known as a whole, one is in part, or a network that
@@ -146,13 +145,10 @@ def beside(networks: generate.Networks, scene: Scene, tile: int = 0) -> Scene:
   pixels = np.asarray(objectives.to_pixels(jnp.asarray(scene.pixels[None])))
   grey_between = pixels * known[None, :, None, None, None]
   latent = _encoder(networks, tile)(grey_between)[0]
-  mask = np.concatenate([np.repeat(known[:1], time), known[1:]])
-  mask = mask.reshape(-1, 1, 1, time)
-  mask = np.broadcast_to(mask, (*latent.shape[:3], time))
   blank = canvas_lib.text_to_video(*latent.shape)
   canvas = blank._replace(
     text_of=canvas_lib.hide(scene.canvas).text_of,
-    beside=np.concatenate([mask, latent], axis=-1),
+    beside=canvas_lib.beside(known, latent, time),
   )
   return scene._replace(canvas=canvas)
 

@@ -6,6 +6,7 @@ order (t, h, w, C), channels fastest. Values may be numpy or JAX arrays and
 stay what they are; positions, which no network makes, are numpy.
 """
 
+import math
 from typing import Any, TypeVar
 
 import einops
@@ -60,6 +61,18 @@ def unpatchify(
       x, 'B (F H W) (t h w C) -> B (F t) (H h) (W w) C',
       F=frames, H=rows, W=columns, t=t, h=h, w=w,
   )  # fmt: skip
+
+
+def join(
+  x: Shaped[Array, 'B N P'], beside: Shaped[Array, 'B N P_beside'], patch: Patch
+) -> Shaped[Array, 'B N P+P_beside']:
+  """Tokens of latents that have the channels of both, those of `x` first."""
+  parts = [
+    einops.rearrange(part, 'B N (L C) -> B N L C', L=math.prod(patch))
+    for part in (x, beside)
+  ]
+  both, _ = einops.pack(parts, 'B N L *')
+  return einops.rearrange(both, 'B N L C -> B N (L C)')
 
 
 def positions(grid: Grid) -> Int[np.ndarray, 'N 3']:

@@ -136,6 +136,12 @@ def check(config: config_lib.Config) -> None:
       f'lora.rank={config.lora.rank}: adapters are of the DiT, which stage '
       f'{config.stage.value} does not train; it must be 0'
     )
+  whole = config.expert is config_lib.Expert.WHOLE
+  if not whole and config.stage is not config_lib.Stage.DIFFUSION:
+    raise ValueError(
+      f'expert={config.expert.value} is a transformer, which stage '
+      f'{config.stage.value} does not train; leave it out'
+    )
   pipeline.check(config.data)
   if config.data.shares.opening and not config.sample.openings:
     raise ValueError(
@@ -221,6 +227,7 @@ def export(
         path,
         lora.scaled(config.lora, added),
         config.run.export_dtype,
+        networks_lib.EXPERTS[config.expert],
       )
 
 
@@ -229,7 +236,8 @@ def _networks(
 ) -> Params:
   """All networks of a run as they are now, on the host."""
   trained, adapted = sharding.to_host((state['ema'], state['frozen']))
-  return networks_lib.merge(config, trained, problem.frozen | adapted)
+  params = networks_lib.merge(config, trained, problem.frozen | adapted)
+  return networks_lib.with_both_experts(config, params)
 
 
 def _start(

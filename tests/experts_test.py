@@ -6,9 +6,21 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from etils import epath
 
-from sora_jax import batch, canvas, generate, networks, published, tasks
-from sora_jax.weights import directory
+from sora_jax import (
+  batch,
+  canvas,
+  config as config_lib,
+  flow,
+  generate,
+  networks,
+  problems,
+  published,
+  tasks,
+  train,
+)
+from sora_jax.weights import adapters, directory
 
 SIZE = batch.Size(32, 32, 5)
 REQUEST = generate.Request('a red ball', 3)
@@ -171,6 +183,123 @@ def test_parts_of_frames_are_not_seen_beside_the_noise():
   found.config.model.condition_channels = 3
   with pytest.raises(ValueError, match='3 channels beside the noise; 8 would'):
     tasks.beside(found, tasks.animate(encode, clip[0], 5))
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+  """A model of two experts that see an image beside the noise, as A14B-I2V."""
+  found = model_of(experts=2, channels=8)
+  sample = found.config.sample
+  sample.boundary, sample.one_level = 0.7, True
+  path = epath.Path(tmp_path_factory.mktemp('experts') / 'model')
+  networks.write(path, found, 'float32')
+  return path
+
+
+def run_config(place, expert=config_lib.Expert.WHOLE, **changes):
+  config = networks.describe(place)
+  run = tiny.config(clips=8)
+  config.data, config.optim, config.run = run.data, run.optim, run.run
+  config.data.limits.text = 128
+  config.init_from = config.autoencoder_from = config.text_from = str(place)
+  config.expert = expert
+  for name, value in changes.items():
+    setattr(config, name, value)
+  return config
+
+
+def moved(before, after):
+  """Networks of which a parameter is another one."""
+  same = lambda a, b: bool(np.array_equal(a, b))
+  return {
+    name
+    for name in before
+    if not all(jax.tree.leaves(jax.tree.map(same, before[name], after[name])))
+  }
+
+
+@pytest.mark.parametrize(
+  ('expert', 'name'), [('high', 'dit'), ('low', 'dit_low')]
+)
+def test_one_of_two_experts_is_trained_and_both_come_out(
+  place, tmp_path, expert, name
+):
+  config = run_config(place, config_lib.Expert(expert))
+  train.train(config, epath.Path(tmp_path / 'run'))
+  before = networks.read(place).params
+  after = networks.read(tmp_path / 'run' / 'model')
+  assert moved(before, after.params) == {name}
+  assert after.config.sample.boundary == 0.7
+  # The run speaks as its model does, and takes its own part of it alone.
+  again = networks.read(tmp_path / 'run').params
+  assert not moved(after.params, again)
+  assert set(networks.read(tmp_path / 'run', ('text',)).params) == {'text'}
+
+
+def test_an_expert_learns_at_the_levels_that_it_is_asked_at(place, tmp_path):
+  for expert, low, high in (('high', 0.7, 1.0), ('low', 0.0, 0.7)):
+    config = run_config(place, config_lib.Expert(expert))
+    law = problems._objective(config).level
+    assert (law.low, law.high) == (low, high)
+    config.denoising.level = flow.LevelLaw(low=0.1, high=0.9)
+    law = problems._objective(config).level
+    assert (law.low, law.high) == (max(low, 0.1), min(high, 0.9))
+  # What it is trained at is told with the loss, in quarters of the levels.
+  config = run_config(place, config_lib.Expert.HIGH)
+  config.run.log_every = 1
+  train.train(config, epath.Path(tmp_path / 'run'))
+  lines = (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()
+  told = {key for line in lines for key in json.loads(line)}
+  levels = {key for key in told if key.startswith('loss_level')}
+  assert levels == {'loss_level_0.50', 'loss_level_0.75'}
+
+
+def test_adapters_of_an_expert_say_so(place, tmp_path):
+  found = networks.read(place)
+  for expert, name in (('high', 'dit'), ('low', 'dit_low')):
+    config = run_config(place, config_lib.Expert(expert))
+    config.lora.rank, config.optim.learning_rate = 2, 1e-2
+    run = epath.Path(tmp_path / expert)
+    train.train(config, run)
+    file = run / 'model' / f'{adapters.STEM}.safetensors'
+    adapted = networks.adapt(found, f'{expert}:{file}')
+    assert moved(found.params, adapted.params) == {name}
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+    jax.tree.map(close, adapted.params, networks.read(run / 'model').params)
+  assert moved(found.params, networks.adapt(found, file).params) == {name}
+
+
+@pytest.mark.parametrize(
+  ('changes', 'words'),
+  [
+    ({}, 'expert=whole: the model has two, one from level 0.7 up and one'),
+    (
+      dict(expert=config_lib.Expert.LOW, init_from=''),
+      'expert=low: init_from= must be the directory of the model that has both',
+    ),
+    (
+      dict(expert=config_lib.Expert.LOW, sample=config_lib.SampleConfig()),
+      'expert=low: the model has one transformer; leave it out',
+    ),
+    (
+      dict(expert=config_lib.Expert.LOW, stage=config_lib.Stage.TEXT),
+      'expert=low is a transformer, which stage text does not train',
+    ),
+  ],
+)
+def test_an_expert_that_there_is_not_is_not_trained(
+  place, tmp_path, changes, words
+):
+  config = run_config(place, **changes)
+  with pytest.raises(ValueError, match=words):
+    train.train(config, epath.Path(tmp_path / 'run'))
+
+
+def test_pieces_are_not_shown_twice(place, tmp_path):
+  config = run_config(place, config_lib.Expert.LOW)
+  config.data.shares.start = 0.5
+  with pytest.raises(ValueError, match='sees what is known beside the noise; '):
+    train.train(config, epath.Path(tmp_path / 'run'))
 
 
 def test_others_are_told_of_the_experts_and_of_the_image():

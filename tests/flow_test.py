@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -130,6 +132,37 @@ def test_levels_are_logit_normal_with_the_shift_in_the_mean():
   assert jnp.all((level > 0) & (level < 1))
   assert jnp.mean(logit) == pytest.approx(np.log(2) - 0.5, abs=0.02)
   assert jnp.std(logit) == pytest.approx(0.7, abs=0.02)
+
+
+def test_a_law_that_is_cut_off_has_the_same_shape_between_its_ends():
+  law = flow.LevelLaw(mean=-0.5, std=0.7, shift_base=100)
+  normal = jax.random.normal(jax.random.key(0), (40_000,))
+  tokens = jnp.where(jnp.arange(len(normal)) % 2, 400, 25)
+  whole = np.asarray(flow.level_from_normal(normal, tokens, law))
+  for low, high in ((0.6, 1.0), (0.0, 0.6), (0.3, 0.7)):
+    part = dataclasses.replace(law, low=low, high=high)
+    cut = np.asarray(flow.level_from_normal(normal, tokens, part))
+    assert low <= cut.min() < low + 0.05 and high - 0.12 < cut.max() <= high
+    for shifted in (0, 1):  # each length has a law of its own
+      kept = whole[shifted::2]
+      kept = kept[(low <= kept) & (kept <= high)]
+      at = np.linspace(0.05, 0.95, 19)
+      np.testing.assert_allclose(
+        np.quantile(cut[shifted::2], at), np.quantile(kept, at), atol=0.015
+      )
+
+
+@pytest.mark.parametrize(
+  ('wrong', 'words'),
+  [
+    (dict(low=0.5, high=0.5), 'law.low=0.5 must be below law.high=0.5'),
+    (dict(high=1.5), 'law.high=1.5, and both from 0 to 1'),
+    (dict(low=0.1, std=0.0), 'law.std=0.0 draws one level'),
+  ],
+)
+def test_a_law_is_cut_between_0_and_1(wrong, words):
+  with pytest.raises(ValueError, match=words):
+    flow.check(flow.LevelLaw(**wrong))
 
 
 @pytest.mark.parametrize('wrong', [{'std': -1.0}, {'shift_base': -3}])

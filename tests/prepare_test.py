@@ -10,7 +10,15 @@ import pytest
 import tiny
 from etils import epath
 
-from sora_jax import batch, corpus, objectives, prepare, problems
+from sora_jax import (
+  batch,
+  corpus,
+  networks,
+  objectives,
+  prepare,
+  problems,
+  tasks,
+)
 from sora_jax.data import latents, pipeline, transforms
 from sora_jax.data.worlds import balls
 from sora_jax.models import autoencoder, text
@@ -96,6 +104,28 @@ def test_a_second_stream_starts_anew_where_it_is_needed(
     np.testing.assert_allclose(record.restart, anew, rtol=2e-3, atol=2e-3)
     starts.add(at)
   assert len(starts) == 2  # of ten clips, encoded eight at a time
+
+
+def test_what_is_seen_beside_the_noise_is_as_in_sampling(model, tmp_path):
+  path, found = model
+  config = world(model)
+  config.model.condition_channels = 8
+  frozen = {'autoencoder': found.params['autoencoder']}
+  prepare_once(config, frozen, out := epath.Path(tmp_path) / 'latents')
+  made = latents.LatentSource(out)
+  assert made.info['beside'] == 8
+  asked = networks.Networks(config, found.params)
+  for index in (0, 1):  # of both sizes
+    number = int(made.rows[index].id.removesuffix('+0'))
+    size = batch.parse_size(config.data.sizes[number % 2])
+    still = balls.clip(0, number, size)[0].video[0]
+    scene = tasks.animate(tasks.make_encoder(asked), still, size.frames)
+    np.testing.assert_allclose(
+      made[index].beside,
+      tasks.beside(asked, scene).canvas.beside,
+      atol=5e-3,
+      rtol=2e-3,
+    )
 
 
 @pytest.mark.parametrize('workers', [0, 2])

@@ -52,3 +52,13 @@ def test_the_wrong_number_of_tokens_is_refused():
   folded = tokens.patchify(latents(), (1, 2, 2))[:, :-1]
   with pytest.raises(ValueError, match='29 tokens .* 3 x 2 x 5'):
     tokens.unpatchify(folded, SHAPE[1:4], (1, 2, 2))
+
+
+def test_joined_tokens_are_those_of_a_latent_with_the_channels_of_both():
+  rng = np.random.default_rng(0)
+  one, other = (rng.normal(size=(2, 2, 4, 6, c)) for c in (3, 5))
+  fold = lambda x: tokens.patchify(x, (1, 2, 2))
+  np.testing.assert_array_equal(
+    tokens.join(fold(one), fold(other), (1, 2, 2)),
+    fold(np.concatenate([one, other], axis=-1)),
+  )

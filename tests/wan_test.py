@@ -42,14 +42,6 @@ def test_a_name_stands_for_the_shapes_of_a_published_model():
     wan.get_config('L')
 
 
-def test_one_of_two_experts_is_not_trained_alone(place, monkeypatch):
-  config = networks.describe(place)
-  config.sample.boundary = 0.875
-  monkeypatch.setattr(networks, 'describe', lambda _: config)
-  with pytest.raises(ValueError, match='two experts, of which only one would'):
-    wan.get_config(str(place))
-
-
 def test_it_is_trained_on_a_folder_and_written_as_it_came(place, tmp_path):
   folder = tiny.write_videos(tmp_path / 'v', [(5, 32, 32)] * 8)
   config = wan.get_config(str(place))

@@ -47,6 +47,8 @@ class Record(NamedTuple):
   # The image latent of a frame, and the K latents behind it, which are the last
   # ones of the clip again, of a stream that started with that frame.
   restart: Float[np.ndarray, '1+K h w C'] | None = None
+  # What a network that has channels for it sees beside the noise.
+  beside: Float[np.ndarray, 'F h w B'] | None = None
 
 
 class Writer:
@@ -75,6 +77,8 @@ class Writer:
     arrays: dict[str, np.ndarray] = {'latent': record.latent.astype(np.float16)}
     if record.restart is not None:
       arrays['restart'] = record.restart.astype(np.float16)
+    if record.beside is not None:
+      arrays['beside'] = record.beside.astype(np.float16)
     for i, features in enumerate(record.features):
       arrays[f'features_{i}'] = features.astype(np.float32)
     self._records.write(safetensors.numpy.save(arrays))
@@ -134,13 +138,13 @@ class LatentSource:
       raise BrokenRecord(
         f'{self.directory / RECORDS}: record {index} is damaged: {error}'
       ) from error
-    latent = arrays.pop('latent').astype(np.float32)
-    restart = arrays.pop('restart', None)
-    return Record(
-      latent,
-      tuple(arrays[f'features_{i}'] for i in range(len(arrays))),
-      None if restart is None else restart.astype(np.float32),
-    )
+    latents = {
+      name: arrays.pop(name).astype(np.float32)
+      for name in ('latent', 'restart', 'beside')
+      if name in arrays
+    }
+    features = tuple(arrays[f'features_{i}'] for i in range(len(arrays)))
+    return Record(features=features, **latents)
 
   def _open(self) -> array_record_module.ArrayRecordReader:
     path = self.directory / RECORDS

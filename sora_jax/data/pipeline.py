@@ -213,13 +213,16 @@ class FrameBatches:
     return transforms.random_crop(frames, crop.width, crop.height, rng)
 
 
-def empty_row(limits: plan.Limits, values: int, text_width: int) -> batch.Pack:
+def empty_row(
+  limits: plan.Limits, values: int, text_width: int, beside: int = 0
+) -> batch.Pack:
   """A row of a pack without a clip, and without the batch axis.
 
   Args:
     limits: Of a pack.
     values: P, numbers of a token.
     text_width: E, of cached features; 0: it has text ids.
+    beside: Numbers of a token that the network sees beside the noisy ones.
   """
   N, M, L, G = limits.tokens, limits.clips, limits.text, limits.groups
   zeros = lambda *shape: np.zeros(shape, np.int32)
@@ -238,6 +241,7 @@ def empty_row(limits: plan.Limits, values: int, text_width: int) -> batch.Pack:
     tokens_in_clip=zeros(M),
     text_ids=None if text_width else zeros(L),
     text=np.zeros((L, text_width), np.float32) if text_width else None,
+    beside=np.zeros((N, beside), np.float32) if beside else None,
   )
 
 
@@ -250,6 +254,10 @@ class PackBatches:
     patch: Latent frames, rows and columns of a token.
     seed: Of the run.
     rows: Which rows of each batch to read.
+    beside: Channels that the network sees beside the noisy ones.
+
+  Raises:
+    ValueError: the latents lack something that the batches need.
   """
 
   def __init__(
@@ -259,15 +267,21 @@ class PackBatches:
     patch: tuple[int, int, int],
     seed: int,
     rows: RowIndex,
+    beside: int = 0,
   ):
     self._source, self._config, self._patch = source, config, patch
-    self._seed, self._rows = seed, rows
+    self._seed, self._rows, self._beside = seed, rows, beside
     grids = [tokens.token_grid(row.size, patch) for row in source.rows]
     if pieces.restarts(config.shares) and not source.info.get('openings'):
       raise ValueError(
         f'{source.directory} has no streams that start anew, with what opens '
         'them, which data.shares of end, both and middle need; remove it to '
         'prepare it again'
+      )
+    if beside and source.info.get('beside', 0) != beside:
+      raise ValueError(
+        f'{source.directory} was prepared without the {beside} channels that '
+        'the network sees beside the noise; remove it to prepare it again'
       )
     counts = [
       pieces.most_latents(config.shares, g[0]) * g[1] * g[2] for g in grids
@@ -328,6 +342,8 @@ class PackBatches:
     groups = int(member.max()) + 1
     at, own = slice(slot, slot + count), slice(group, group + groups)
     out.tokens[at] = values
+    if out.beside is not None and record.beside is not None:
+      out.beside[at] = tokens.patchify(record.beside[None], self._patch)[0]
     out.position[at] = position
     t = self._patch[0]
     out.position[at, 0] = lesson.frame[::t][position[:, 0]] // t
@@ -347,8 +363,10 @@ class PackBatches:
 
   def _empty_row(self) -> batch.Pack:
     info = self._source.info
-    values = int(np.prod(self._patch)) * info['channels']
-    return empty_row(self._config.limits, values, info.get('text_width', 0))
+    patch, width = int(np.prod(self._patch)), info.get('text_width', 0)
+    return empty_row(
+      self._config.limits, patch * info['channels'], width, patch * self._beside
+    )
 
   def _texts(
     self, entry: plan.Entry, record: latents.Record
