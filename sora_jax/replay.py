@@ -19,32 +19,35 @@ class SilentCorruption(OSError):
   """Two runs of one step gave different bits."""
 
 
-def checked(
-  step_fn: Callable[[Tree, Tree], Tree], state: Tree, batch: Tree, step: int
-) -> Tree:
-  """Takes a step twice from the same inputs; returns what the first gave.
+def twice(
+  step_fn: Callable[[Tree, Tree], Tree], state: Tree, batch: Tree
+) -> tuple[Tree, Tree]:
+  """Takes a step twice from the same inputs, and waits for neither.
 
   Needs memory for one more state, as `step_fn` may write over the one it gets.
 
-  Raises:
-    SilentCorruption: naming the step and every tensor that differs.
+  Returns:
+    What the first gave, and of each of its leaves whether both gave its bits,
+    for `check`.
   """
   kept = _copy(state)
   first = step_fn(state, batch)
-  wrong = differing(first, step_fn(kept, batch))
-  if wrong:
+  return first, _equal(first, step_fn(kept, batch))
+
+
+def check(equal: Tree, step: int) -> None:
+  """Raises SilentCorruption with the step and every tensor that differs."""
+  if wrong := _differing(equal):
     raise SilentCorruption(
       f'step {step}: taken twice, it gave other bits in {len(wrong)} tensors: '
       f'{", ".join(wrong)}; a device computes wrong. Take it out, and go on '
       'from the last checkpoint'
     )
-  return first
 
 
-def differing(tree: Tree, other: Tree) -> list[str]:
-  """Paths of the leaves whose bits are not the same in both trees."""
-  equal = jax.device_get(_equal(tree, other))
-  leaves, _ = jax.tree_util.tree_flatten_with_path(equal)
+def _differing(equal: Tree) -> list[str]:
+  """Paths of the leaves that are false."""
+  leaves, _ = jax.tree_util.tree_flatten_with_path(jax.device_get(equal))
   return [jax.tree_util.keystr(path) for path, same in leaves if not same]
 
 
@@ -55,6 +58,7 @@ def _copy(tree: Tree) -> Tree:
 
 @jax.jit
 def _equal(tree: Tree, other: Tree) -> Tree:
+  """Of each leaf, whether its bits are the same in both trees."""
   return jax.tree.map(_same_bits, tree, other)
 
 

@@ -303,15 +303,16 @@ def _loop(
       with throughput.waiting():
         batch = next(batches)
       batch = sharding.shard_batch(batch, mesh)
+      equal = None
       if run.replay_every and step % run.replay_every == 0:
-        state, sums = replay.checked(step_fn, state, batch, step)
+        (state, sums), equal = replay.twice(step_fn, state, batch)
       else:
         state, sums = step_fn(state, batch)
       if pending is not None:
         _report(config, writer, throughput, *pending)
       if step == first + 2:
         throughput.report()  # without the compilation
-      pending = step, sums
+      pending = step, sums, equal
       if step % run.save_every == 0 or step == run.steps:
         _report(config, writer, throughput, *pending)
         pending = None
@@ -334,8 +335,14 @@ def _report(
   throughput: writers.Throughput,
   step: int,
   sums: dict[str, Array],
+  equal: Any | None,
 ) -> None:
-  """Means of a step's sums, and the end of a run that cannot go on."""
+  """Means of a step's sums, and the end of a run that cannot go on.
+
+  Of a step that was taken twice, `equal` is what `replay.twice` gave.
+  """
+  if equal is not None:
+    replay.check(equal, step)
   totals = {k: float(v) for k, v in jax.device_get(sums).items()}
   in_row = int(totals['skipped_in_row'])
   if in_row >= config.optim.max_bad_steps:

@@ -21,6 +21,10 @@ def state():
   return dict(step=jnp.int32(3), trainable=params, opt=opt)
 
 
+def differing(tree, other):
+  return replay._differing(replay._equal(tree, other))
+
+
 def flip(tree, rng):
   """One bit of one number of one leaf, as a particle would."""
   leaves, structure = jax.tree.flatten(tree)
@@ -41,15 +45,15 @@ def test_every_flipped_bit_is_noticed_and_its_tensor_named(state):
   ]
   for _ in range(100):
     flipped, chosen = flip(state, rng)
-    assert replay.differing(state, flipped) == [paths[chosen]]
+    assert differing(state, flipped) == [paths[chosen]]
 
 
 def test_equal_bits_are_equal_though_they_are_nan(state):
   state['trainable']['kernel'] = jnp.full((16, 8), jnp.nan)
   same = jax.tree.map(jnp.copy, state)
-  assert replay.differing(state, same) == []
+  assert differing(state, same) == []
   zero = dict(state, step=jnp.float32(0.0))
-  assert replay.differing(zero, dict(zero, step=jnp.float32(-0.0)))
+  assert differing(zero, dict(zero, step=jnp.float32(-0.0)))
 
 
 def test_a_step_that_is_taken_twice_is_the_step(state):
@@ -61,8 +65,9 @@ def test_a_step_that_is_taken_twice_is_the_step(state):
     donate_argnums=0,
   )
   expected = step_fn(replay._copy(state), jnp.float32(1.0))
-  found = replay.checked(step_fn, state, jnp.float32(1.0), 7)
-  assert replay.differing(expected, found) == []
+  found, equal = replay.twice(step_fn, state, jnp.float32(1.0))
+  replay.check(equal, 7)
+  assert differing(expected, found) == []
 
 
 def test_a_step_that_differs_the_second_time_stops_the_run(state):
@@ -75,8 +80,9 @@ def test_a_step_that_differs_the_second_time_stops_the_run(state):
       state = state | {'trainable': state['trainable'] | {'kernel': kernel}}
     return state, batch
 
+  _, equal = replay.twice(step_fn, state, jnp.float32(0))
   with pytest.raises(replay.SilentCorruption) as error:
-    replay.checked(step_fn, state, jnp.float32(0), 12)
+    replay.check(equal, 12)
   assert 'step 12' in str(error.value)
   assert "in 1 tensors: [0]['trainable']['kernel'];" in str(error.value)
 
@@ -88,5 +94,5 @@ def test_a_bit_on_one_of_eight_devices_is_noticed():
   wrong = values.copy()
   wrong[61] = np.nextafter(wrong[61], 100)
   place = lambda x: {'w': jax.device_put(x, sharding)}
-  assert replay.differing(place(values), place(values)) == []
-  assert replay.differing(place(values), place(wrong)) == ["['w']"]
+  assert differing(place(values), place(values)) == []
+  assert differing(place(values), place(wrong)) == ["['w']"]
