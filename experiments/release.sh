@@ -8,7 +8,8 @@
 # What a stage needs of an earlier one is in $RUNS (runs/release), and the folder
 # of real video that the autoencoder learns from beside the worlds is $CLIPS, or
 # none. FLAGS are added to every command; on a CPU with AMX and torch,
-# ONEDNN=--config.run.onednn has the autoencoder trained several times as fast.
+# ONEDNN=--config.run.onednn has the autoencoder trained and encode several times
+# as fast.
 # The probe, which scores what the model makes, needs no other stage. Two cores
 # render 17 clips a second, and the autoencoder takes 14 crops a second there.
 set -eu
@@ -90,7 +91,7 @@ for stage in "$@"; do
       $PYTHON launch.py prepare --workdir="$RUNS" ${FLAGS:-} \
         --config=experiments/text_to_video.py:release \
         --config.autoencoder_from="$RUNS/cooled_autoencoder/model" \
-        --config.data.rendered="$RUNS/rendered"
+        --config.data.rendered="$RUNS/rendered" ${ONEDNN:-}
       ;;
     text)
       train text "$steps" \

@@ -32,7 +32,7 @@ from sora_jax import (
   tokens,
 )
 from sora_jax.data import latents, pieces, pipeline, sources, transforms
-from sora_jax.models import autoencoder, text
+from sora_jax.models import autoencoder, onednn, text
 from sora_jax.weights import directory
 
 Params = Any
@@ -63,6 +63,7 @@ def main(config: config_lib.Config, flags: types.SimpleNamespace) -> None:
     config.data.corpus = pipeline.Corpus.FOLDER
     config.data.path = flags.data
   check(config)
+  onednn.use(config.run.onednn)
   sharding.use_cores(ENCODE_BATCH)
   frozen = networks_lib.read_frozen(config)
   out = latents_of(config, flags.workdir)

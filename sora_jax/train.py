@@ -165,7 +165,8 @@ def _check_onednn(config: config_lib.Config) -> None:
   if config.stage is not config_lib.Stage.AUTOENCODER:
     raise ValueError(
       'run.onednn=True is for the convolutions of an autoencoder, which stage '
-      f'{config.stage.value} does not train; leave it out'
+      f'{config.stage.value} does not train; leave it out, or give it to '
+      '`prepare`'
     )
   if config.autoencoder.dtype == 'bfloat16':
     raise ValueError(

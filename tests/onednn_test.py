@@ -5,14 +5,17 @@ Of CPUs without instructions for bfloat16 it does the same, slowly.
 
 import functools
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from jax.sharding import PartitionSpec as P
 
-from sora_jax import sharding
+from sora_jax import prepare, sharding
+from sora_jax.data import latents
 from sora_jax.models import autoencoder, causal, onednn
 
 pytest.importorskip('torch')
@@ -115,3 +118,19 @@ def test_without_torch_it_is_refused(monkeypatch):
   monkeypatch.setitem(sys.modules, 'torch', None)
   with pytest.raises(ValueError, match='pip install torch'):
     onednn.use(True)
+
+
+def test_latents_are_prepared_by_it(tmp_path):
+  tiny.write_model(tmp_path / 'model')
+  config = tiny.config(clips=8)
+  config.autoencoder_from = str(tmp_path / 'model')
+  config.data.limits.text = 96
+  made = []
+  for on in (False, True):
+    config.run.onednn = on
+    flags = types.SimpleNamespace(data=None, workdir=str(tmp_path / f'{on}'))
+    prepare.main(config, flags)
+    source = latents.LatentSource(tmp_path / f'{on}' / 'latents')
+    made.append([source[i].latent for i in range(len(source))])
+  onednn.use(False)
+  assert len(made[0]) == 8 and 1e-4 < distance(*made) < 2e-2
