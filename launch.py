@@ -60,7 +60,7 @@ VERBS = {
     cli.Flag(
       'lora',
       'FILE',
-      'adapters to add; of two experts high:FILE',
+      'repeatable: adapters; of two experts high:FILE',
       flags.DEFINE_multi_string,
     ),
     cli.Flag('negative', 'TEXT', 'prompt to move away from'),

@@ -22,9 +22,12 @@ comes out is the merged model and, in its directory, the adapters by themselves,
 pytorch_lora_weights.safetensors, which diffusers and `sample --lora` read.
 
 Of a model of two experts, as A14B, a run trains one, at the levels that it is
-asked at: --config.expert=high, or low. What comes out has both, so that the
-other one can be trained from there. A network that sees an image beside the
-noise, as A14B-I2V, learns to go on from the first frame of each clip.
+asked at: --config.expert=high, or low. What comes out has both, the other one
+as it was, so that it can be trained from there. Adapters of either have the
+same names in files: `sample --lora=low:FILE` says which they are of, as
+diffusers is told by `load_into_transformer_2`. A network that sees an image
+beside the noise, as A14B-I2V, learns to go on from the first frame of each
+clip; stills are left out.
 """
 
 import math

@@ -61,8 +61,8 @@ class Pack(NamedTuple):
   tokens_in_clip: Any  # int32 [B, M]: number of tokens of a clip
   text_ids: Any = None  # int32 [B, L]: for a text encoder trained here
   text: Any = None  # float32 [B, L, E]: cached features of a frozen encoder
-  # float32 [B, N, P_beside]: what the network sees beside the noisy patches
-  beside: Any = None
+  # float32 [B, N, Q]: patches that the network sees beside the noisy ones
+  condition: Any = None
 
 
 class Frames(NamedTuple):

@@ -88,6 +88,7 @@ def determinism(flags: types.SimpleNamespace) -> None:
   if 'JAX_NUM_CPU_DEVICES' not in os.environ:
     jax.config.update('jax_num_cpu_devices', SIMULATED)
   networks = networks_lib.read(flags.model or networks_lib.SHIPPED)
+  networks_lib.check_from_text(networks, '--what=determinism')
   settings = generate.settings_of(networks.config.sample)
   settings = settings._replace(steps=flags.steps or STEPS)
   print(

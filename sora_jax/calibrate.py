@@ -37,6 +37,7 @@ def main(flags: types.SimpleNamespace) -> None:
   if flags.store and not directory.is_model(path):
     raise ValueError(f'--store: {path} has no {directory.INDEX} to store in')
   networks = networks_lib.read(path)
+  networks_lib.check_from_text(networks, '--what=cache')
   sample = networks.config.sample
   settings = generate.settings_of(sample)._replace(cache=0.0)
   settings = settings._replace(steps=flags.steps or settings.steps)

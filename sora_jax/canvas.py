@@ -34,7 +34,7 @@ class Canvas(NamedTuple):
   index: Int[np.ndarray, ' F']  # in the clip; this names the noise
   loop: bool = False
   # What a network that has channels for it sees beside the noise.
-  beside: Float[np.ndarray, 'F h w K'] | None = None
+  condition: Float[np.ndarray, 'F h w Q'] | None = None
   # Of two stories that are told at once, how much each latent is of the second.
   second: Float[np.ndarray, ' F'] | None = None
   shown: int = 0  # of its latents, the last ones, which only the network sees
@@ -273,11 +273,11 @@ def line_of(
   return np.searchsorted(starts, frame, side='right')
 
 
-def beside(
+def condition(
   known: Float[np.ndarray, ' T'],
   latent: Float[np.ndarray, 'F h w C'],
   time: int,
-) -> Float[np.ndarray, 'F h w K']:
+) -> Float[np.ndarray, 'F h w Q']:
   """What a network that has channels for it sees beside the noise.
 
   Args:

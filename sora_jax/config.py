@@ -35,6 +35,11 @@ class Expert(enum.Enum):
   HIGH = 'high'  # of two, the one above sample.boundary
   LOW = 'low'  # the one below
 
+  @property
+  def network(self) -> str:
+    """Its name in a model."""
+    return 'dit_low' if self is Expert.LOW else 'dit'
+
 
 @dataclasses.dataclass(kw_only=True)
 class RunConfig:

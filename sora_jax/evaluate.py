@@ -79,6 +79,7 @@ def main(config: None, flags: types.SimpleNamespace) -> None:
       f'{flags.model} has no autoencoder; evaluate that of a diffusion run or '
       'of an autoencoder'
     )
+  networks_lib.check_from_text(networks, 'evaluate')
   settings = generate.settings_of(networks.config.sample)
   results: dict[str, Any] = {
     'card': sample.card(networks, settings),

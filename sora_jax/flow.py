@@ -193,13 +193,16 @@ def _between(
   normal: Float[Array, '*S'], alpha: Float[Array, '*S'], law: LevelLaw
 ) -> Float[Array, '*S']:
   """Standard normal numbers to those of the law's part between its ends."""
-  ends = []
-  for level in (law.low, law.high):
-    unshifted = shift_levels(jnp.full_like(alpha, level), 1 / alpha)
-    ends.append(jax.scipy.special.logit(unshifted))
-  low, high = (
-    jax.scipy.special.ndtr((end - law.mean) / law.std) for end in ends
+  ends = (
+    (jax.scipy.special.logit(level) - jnp.log(alpha) - law.mean) / law.std
+    for level in (law.low, law.high)
   )
-  share = low + (high - low) * jax.scipy.special.ndtr(normal)
-  # Of shares 0 and 1 the numbers would be infinite.
-  return jax.scipy.special.ndtri(jnp.clip(share, 1e-7, 1 - 1e-7))
+  low, high = ends
+  # Of a part above 0 its mirror image, whose shares are small, so exact.
+  mirror = jnp.where(low > 0, -1.0, 1.0)
+  low, high = jnp.where(low > 0, -high, low), jnp.where(low > 0, -low, high)
+  below, above = jax.scipy.special.ndtr(low), jax.scipy.special.ndtr(high)
+  share = below + (above - below) * jax.scipy.special.ndtr(mirror * normal)
+  tiny = jnp.finfo(jnp.float32).tiny
+  found = jax.scipy.special.ndtri(jnp.clip(share, tiny, 1 - 1e-7))
+  return mirror * jnp.clip(found, low, high)

@@ -335,12 +335,12 @@ class Stream:
     config, patch = self._networks.config, self._networks.config.model.patch
     known = np.stack([canvas.known for canvas in canvases])
     layout = canvases[0]
-    beside = _beside(config, canvases)
+    condition = _condition(config, canvases)
     if not layout.start.any():
       return jnp.asarray(known)
     rows = rows._replace(known=tokens.patchify(known, patch))
-    if beside is not None:
-      rows = rows._replace(beside=tokens.patchify(beside, patch))
+    if condition is not None:
+      rows = rows._replace(condition=tokens.patchify(condition, patch))
     run = self._sampler(layout.frames if layout.loop else 0)
     with sharding.use(self._mesh):
       shared = jax.device_put(
@@ -414,19 +414,21 @@ def _check_places(
     )
 
 
-def _beside(
+def _condition(
   config: config_lib.Config, canvases: list[canvas_lib.Canvas]
-) -> Float[np.ndarray, 'B F h w K'] | None:
+) -> Float[np.ndarray, 'B F h w Q'] | None:
   """What the network sees beside the noise; ValueError: it is not there."""
   channels = config.model.condition_channels
-  found = {0 if c.beside is None else c.beside.shape[-1] for c in canvases}
+  found = {
+    0 if c.condition is None else c.condition.shape[-1] for c in canvases
+  }
   if found != {channels}:
     raise ValueError(
       f'canvas: {sorted(found)} channels beside the noise; the network sees '
-      f'{channels} (`tasks.beside` makes them)'
+      f'{channels} (`tasks.condition` makes them)'
     )
   return (
-    np.stack([np.asarray(c.beside) for c in canvases]) if channels else None
+    np.stack([np.asarray(c.condition) for c in canvases]) if channels else None
   )
 
 

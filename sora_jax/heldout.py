@@ -57,7 +57,8 @@ def loss_by_level(
   if place.exists():
     place.rmtree()
   packs, steps = _packs(networks, data, place)
-  trainable = {name: networks.params[name] for name in ('dit', 'text')}
+  experts = networks_lib.painters(networks.params)
+  text = networks.params['text']
 
   @jax.jit
   def sums(trainable, pack, logit):
@@ -79,6 +80,9 @@ def loss_by_level(
   for step in range(steps):
     pack = packs(step)
     for i, level in enumerate(levels):
+      below = level < config.sample.boundary
+      dit = experts['dit_low' if below else 'dit']
+      trainable = {'dit': dit, 'text': text}
       logit = math.log(level / (1 - level))
       totals[i] += np.array(sums(trainable, pack, logit))
   place.rmtree()
@@ -117,6 +121,11 @@ def _packs(
   prepare.prepare(config, frozen, corpus.open_corpus(data, place.parent), place)
   source = latents.LatentSource(place)
   batches = pipeline.PackBatches(
-    source, data, config.model.patch, 0, np.arange(ROWS)
+    source,
+    data,
+    config.model.patch,
+    0,
+    np.arange(ROWS),
+    config.model.condition_channels,
   )
   return batches, -(-len(source) // ROWS)

@@ -9,7 +9,8 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -41,12 +42,6 @@ KINDS = {
   'text': ('text', text.init),
   'autoencoder': ('autoencoder', autoencoder.init),
   'probe': ('probe', probe.init),
-}
-# A run's one transformer, and each of two, by their names in a model.
-EXPERTS = {
-  config_lib.Expert.WHOLE: 'dit',
-  config_lib.Expert.HIGH: 'dit',
-  config_lib.Expert.LOW: 'dit_low',
 }
 SYSTEM = ('dit', 'text', 'autoencoder')  # what makes clips; the probe judges
 
@@ -157,6 +152,11 @@ def _read_run(
   path: epath.Path, wanted: tuple[str, ...] | None = None
 ) -> Networks:
   config, digests = _read_run_config(path)
+  if config.expert is not config_lib.Expert.WHOLE:
+    raise ValueError(
+      f'{path} trains one of two experts; take {path / "model"}, the model of '
+      'both that it leaves'
+    )
   judges = config.stage is config_lib.Stage.PROBE
   names = ('probe',) if judges else SYSTEM
   shapes = {name: _restorable(abstract(config, name)) for name in names}
@@ -186,8 +186,6 @@ def _read_run(
     state = store.restore_part(parts).state
   state = jax.device_get(state)
   params = merge(config, state['ema'], frozen | state.get('frozen', {}))
-  if wanted is None or 'dit' in wanted:
-    params = with_both_experts(config, params)
   if wanted is not None:
     params = {name: tree for name, tree in params.items() if name in wanted}
   tokenizer = tokenizer_lib.BYTES
@@ -232,21 +230,6 @@ def merge(config: config_lib.Config, trained: Params, frozen: Params) -> Params:
     added = lora.scaled(config.lora, trained['lora'])
     params['dit'] = lora.merge(params['dit'], added)
   return params
-
-
-def with_both_experts(config: config_lib.Config, params: Params) -> Params:
-  """Networks of a run that trained one of two experts, and the other one.
-
-  The other is read again from where the run has its own from. Networks of a
-  run whose model has no second expert are all that there are.
-  """
-  if config.expert is config_lib.Expert.WHOLE:
-    return params
-  name = EXPERTS[config.expert]
-  (other,) = {*EXPERTS.values()} - {name}
-  others = {k: x for k, x in params.items() if k != 'dit'}
-  found = read(config.init_from, (other,)).params
-  return {name: params['dit'], other: found[other]} | others
 
 
 def _restorable(boxed: Params) -> Params:
@@ -305,15 +288,18 @@ def adapt(networks: Networks, place: epath.PathLike) -> Networks:
   """
   params = dict(networks.params)
   word, _, path = str(place).partition(':')
-  named = {'high': 'dit', 'low': 'dit_low'}.get(word)
-  path = path if named else str(place)
+  said = word in ('high', 'low')
+  path = path if said else str(place)
   found = adapters.read(path, networks.config.model)
-  if named and len(found) > 1:
-    raise ValueError(f'{path} adapts both experts; give it without {word}:')
-  if named:
-    found = {named: next(iter(found.values()))}
+  if said:
+    name = config_lib.Expert(word).network
+    if 'dit_low' not in params:
+      raise ValueError(f'{place}: the model has one transformer; give {path}')
+    # Files of either expert say 'dit' where they were trained apart.
+    if found.keys() not in ({'dit'}, {name}):
+      raise ValueError(f'{path} says itself which it adapts; give it so')
+    found = {name: next(iter(found.values()))}
   elif 'dit_low' in params and set(found) == {'dit'}:
-    # Files of either one are called so by those who train them apart.
     raise ValueError(
       f'{path} does not say which of two experts it adapts; give it as '
       f'high:{path} or low:{path}'
@@ -334,10 +320,22 @@ def init_towers(config: config_lib.Config, key: Key[Array, '']) -> Params:
   return contrast.init(key, values, config.text.width)
 
 
-def write(path: epath.PathLike, networks: Networks, dtype: str) -> None:
-  """Writes a model directory with weights of one dtype."""
-  config = networks.config
-  parts = {name: getattr(config, field(name)) for name in networks.params}
+def write(
+  path: epath.PathLike,
+  networks: Networks,
+  dtype: str,
+  copied: Mapping[str, epath.Path] = types.MappingProxyType({}),
+) -> None:
+  """Writes a model directory with weights of one dtype.
+
+  Args:
+    path: Where to.
+    networks: What to write.
+    dtype: Of their stored numbers.
+    copied: Further networks, and the models whose files of them are taken.
+  """
+  config, names = networks.config, (*networks.params, *copied)
+  parts = {name: getattr(config, field(name)) for name in names}
   told = 'text' in parts
   model = directory.Model(
     parts,
@@ -347,7 +345,16 @@ def write(path: epath.PathLike, networks: Networks, dtype: str) -> None:
     tokenizer=networks.tokenizer.files if told else {},
     index=published.index(config) if 'dit' in parts else {},
   )
-  directory.write(path, model, dtype)
+  directory.write(path, model, dtype, copied)
+
+
+def check_from_text(networks: Networks, what: str) -> None:
+  """Raises ValueError for a model whose clips start from an image."""
+  if networks.config.model.condition_channels:
+    raise ValueError(
+      f'{what} makes clips from prompts alone, and those of this model start '
+      'from an image; take another model'
+    )
 
 
 def sampling(config: config_lib.Config) -> dict[str, Any]:
@@ -451,7 +458,7 @@ def read_start(
     # A file that is damaged is noticed now, and not when there is a place.
     start = {}
     for name in names:
-      place = EXPERTS[config.expert] if name == 'dit' else name
+      place = config.expert.network if name == 'dit' else name
       if place in model.configs:
         found = directory.find_params(path, place, model.configs[place])
         start[name] = functools.partial(params_lib.load, found)

@@ -89,8 +89,8 @@ def denoise(
 ) -> Float[Array, 'B N P_out']:
   """The network's prediction for the tokens `x` of a pack."""
   added = {lora.COLLECTION: adapters} if adapters else {}
-  if pack.beside is not None:
-    x = tokens.join(x, pack.beside, config.patch)
+  if pack.condition is not None:
+    x = tokens.join(x, pack.condition, config.patch)
   return dit.SpacetimeDiT(config).apply(
     {'params': params, **added},
     x,

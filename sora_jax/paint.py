@@ -75,7 +75,7 @@ class Rows(NamedTuple):
     Any  # float32 [B, 2, L, E]: of the prompt, and of what to move away from
   )
   text_segment: Any  # int32 [B, 2, L]: line of the prompt, from 1; 0: empty
-  beside: Any = None  # float32 [B, N, P_beside]: patches beside the noisy ones
+  condition: Any = None  # float32 [B, N, Q]: patches beside the noisy ones
 
 
 def make_sampler(
@@ -360,9 +360,9 @@ def _pack(plan: canvas_lib.CanvasTokens, rows: Rows, ways: int) -> batch.Pack:
   count = rows.text.shape[0] * ways
   each = lambda x: jnp.broadcast_to(x, (count, *np.shape(x)))
   text = lambda x: x[:, :ways].reshape(count, *x.shape[2:])
-  beside = rows.beside
-  if beside is not None:
-    beside = jnp.repeat(beside, ways, axis=0)
+  condition = rows.condition
+  if condition is not None:
+    condition = jnp.repeat(condition, ways, axis=0)
   of_stories = lambda x: jnp.repeat(
     jnp.tile(x, (count // ways // len(x), 1)), ways, 0
   )
@@ -380,5 +380,5 @@ def _pack(plan: canvas_lib.CanvasTokens, rows: Rows, ways: int) -> batch.Pack:
     draw=None,
     tokens_in_clip=None,
     text=text(rows.text),
-    beside=beside,
+    condition=condition,
   )

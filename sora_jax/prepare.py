@@ -132,24 +132,30 @@ def prepare(
   count, used, start = 0, set(), time.monotonic()
   with sharding.use(mesh), latents.Writer(out) as writer:
     for clips in _batches(_clips(source, config)):
+      if config.model.condition_channels and len(clips[0].video) == 1:
+        logging.warning(
+          '%d stills are left out, as the network would be shown all of them',
+          len(clips),
+        )
+        continue
       # The last clip is repeated to fill the one shape that is compiled.
       fill = [clips[min(i, len(clips) - 1)] for i in range(ENCODE_BATCH)]
       video = np.stack([clip.video for clip in fill])
       z = encode(video)
       again = seen = [None] * len(clips)
       if config.model.condition_channels:
-        seen = _beside(encode, video, net.time)
+        seen = _condition(encode, video, net.time)
       if restarts and z.shape[1] > 1:
         at = pieces.restart_at(z.shape[1], count // ENCODE_BATCH)
         again = _encode_from(at, encode, video, net.time)
       of_clips = zip(clips, z, again, seen, strict=False)
-      for clip, latent, restart, beside in of_clips:
+      for clip, latent, restart, condition in of_clips:
         captions = clip.caption.splitlines() or ['']
         slots = max(_slots(c, config, encode_text) for c in captions)
         row = latents.Row(clip.id, latent.shape[:3], captions, slots)
         parts = sum(map(transforms.parts, captions), [])
         texts = tuple(map(features, parts)) if features else ()
-        writer.write(row, latents.Record(latent, texts, restart, beside))
+        writer.write(row, latents.Record(latent, texts, restart, condition))
         count += 1
         used.add(clip.id.partition('+')[0])
         if count % TOLD_EVERY == 0:
@@ -162,7 +168,7 @@ def prepare(
       'channels': config.autoencoder.channels,
       'left_out': len(source) - len(used),
       'openings': restarts,
-      'beside': config.model.condition_channels,
+      'condition': config.model.condition_channels,
       'made_of': _made_of(config),
       **_digests(frozen),
     }
@@ -190,15 +196,16 @@ def _encode_from(
   return z[:, : z.shape[1] - at]
 
 
-def _beside(
+def _condition(
   encode: codec.Encode, video: codec.Frames, time: int
 ) -> list[Float[np.ndarray, 'F h w K']]:
   """What a network that starts from an image sees of clips: their frame 0."""
-  pixels = np.asarray(objectives.to_pixels(jnp.asarray(video)))
+  pixels = np.zeros(video.shape, np.float32)
+  pixels[:, :1] = objectives.to_pixels(jnp.asarray(video[:, :1]))
   known = np.zeros(video.shape[1], np.float32)
   known[0] = 1
-  z = encode(pixels * known[:, None, None, None])
-  return [canvas.beside(known, latent, time) for latent in z]
+  z = encode(pixels)
+  return [canvas.condition(known, latent, time) for latent in z]
 
 
 def _tell(count: int, total: int, seconds: float) -> None:

@@ -17,7 +17,7 @@ from sora_jax import (
   batch,
   config as config_lib,
   corpus,
-  flow,
+  experts,
   networks as networks_lib,
   objectives,
   prepare,
@@ -28,7 +28,6 @@ from sora_jax import (
 from sora_jax.data import labelled, latents, pipeline
 from sora_jax.data.worlds import scene_labels
 from sora_jax.models import autoencoder, dit, lora, probe, text
-from sora_jax.weights import directory
 
 State = state_lib.State
 Params = Any
@@ -186,7 +185,7 @@ def diffusion_problem(
   config: config_lib.Config, workdir: epath.PathLike, rows: np.ndarray
 ) -> Problem:
   """Stage 3: latents of the frozen autoencoder, from their captions."""
-  _check_expert(config)
+  experts.check(config)
   frozen = networks_lib.read_frozen(config)
   _check_fit(config)
   if config.run.sample_every:
@@ -206,7 +205,7 @@ def planned(config: config_lib.Config) -> Problem:
   Raises:
     ValueError: parts of the config do not fit one another.
   """
-  _check_expert(config)
+  experts.check(config)
   frozen = {}
   for name, place in (
     ('autoencoder', config.autoencoder_from),
@@ -229,37 +228,6 @@ def planned(config: config_lib.Config) -> Problem:
   return _denoising_problem(config, frozen, start, open_data)
 
 
-def _check_expert(config: config_lib.Config) -> None:
-  """Raises ValueError unless a run trains a transformer that there is."""
-  boundary, expert = config.sample.boundary, config.expert
-  whole = expert is config_lib.Expert.WHOLE
-  if boundary and whole:
-    raise ValueError(
-      f'expert={expert.value}: the model has two, one from level {boundary:g} '
-      'up and one below it; a run trains one, high or low'
-    )
-  if not boundary and not whole:
-    raise ValueError(
-      f'expert={expert.value}: the model has one transformer; leave it out'
-    )
-  if not whole and not directory.is_model(config.init_from):
-    raise ValueError(
-      f'expert={expert.value}: init_from={config.init_from} must be the '
-      'directory of the model that has both'
-    )
-
-
-def _objective(config: config_lib.Config) -> objectives.DenoisingConfig:
-  """What is trained, at the levels that its expert is asked at in sampling."""
-  law, boundary = config.denoising.level, config.sample.boundary
-  if config.expert is config_lib.Expert.HIGH:
-    law = dataclasses.replace(law, low=max(law.low, boundary))
-  if config.expert is config_lib.Expert.LOW:
-    law = dataclasses.replace(law, high=min(law.high, boundary))
-  flow.check(law)
-  return dataclasses.replace(config.denoising, level=law)
-
-
 def _learning(frozen: Params) -> tuple[str, ...]:
   return ('dit',) if 'text' in frozen else ('dit', 'text')
 
@@ -271,7 +239,7 @@ def _denoising_problem(
   open_data: Callable[[], Batches],
 ) -> Problem:
   """The problem of a DiT, and of a text encoder that is not there yet."""
-  names, denoising = _learning(frozen), _objective(config)
+  names, denoising = _learning(frozen), experts.objective(config)
   init, adapted = networks_lib.make_init(config, names), {}
   if config.lora.rank:
     _check_adapters(config, names, start)
@@ -344,7 +312,7 @@ def _packs(
       config.model.patch,
       config.seed,
       rows,
-      config.model.condition_channels,
+      _condition(config),
     )
 
   if unprepared is None:
@@ -362,10 +330,16 @@ def _pack(config: config_lib.Config, frozen: Params) -> batch.Pack:
   """Shapes of a batch of packs."""
   limits, patch = config.data.limits, config.model.patch
   values = int(np.prod(patch)) * config.autoencoder.channels
-  seen = int(np.prod(patch)) * config.model.condition_channels
+  seen = int(np.prod(patch)) * _condition(config)
   width = config.text.width if 'text' in frozen else 0
   row = pipeline.empty_row(limits, values, width, seen)
   return jax.tree.map(lambda x: _shape(x.dtype, limits.rows, *x.shape), row)
+
+
+def _condition(config: config_lib.Config) -> int:
+  """Channels that a batch has beside the latent's."""
+  denoises = config.stage is config_lib.Stage.DIFFUSION
+  return config.model.condition_channels if denoises else 0
 
 
 def _video(count: int, size: batch.Size) -> jax.ShapeDtypeStruct:
@@ -381,14 +355,14 @@ def _check_fit(config: config_lib.Config) -> None:
   dit.check(config.model)
   text.check(config.text)
   latent, features = config.autoencoder.channels, config.text.width
-  beside = config.model.condition_channels
-  if beside and beside != (wanted := config.autoencoder.time + latent):
+  condition = config.model.condition_channels
+  if condition and condition != (wanted := config.autoencoder.time + latent):
     raise ValueError(
       f'{config.model.condition_channels=} must be 0, or {wanted} for whether '
       'frames are known, and their latent'
     )
   shares = dataclasses.asdict(config.data.shares)
-  if beside and any(shares.values()):
+  if condition and any(shares.values()):
     raise ValueError(
       f'data.shares={shares}: the network sees what is known beside the noise; '
       'all must be 0'

@@ -227,7 +227,7 @@ def scene_of(
         f'--task={name}: the model sees all that is known at once, so '
         f'{len(scene.keep)} frames must be {window} or fewer'
       )
-    scene = tasks.beside(networks, scene, tile)
+    scene = tasks.condition(networks, scene, tile)
   return scene
 
 

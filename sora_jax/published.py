@@ -11,6 +11,8 @@ from sora_jax.weights import configs, directory
 
 # Those of `dit.SIZES` that others trained.
 SIZES = ('1.3b', '5b', '14b', 'a14b-t2v', 'a14b-i2v')
+# Of two experts, the level from which down the second one predicts.
+BOUNDARIES = {'a14b-t2v': 0.875, 'a14b-i2v': 0.9}
 CLASS = 'UniPCMultistepScheduler'
 # What its networks predict.
 PREDICTIONS = {
@@ -102,7 +104,8 @@ def sampling(
 def of_size(name: str) -> config_lib.Config:
   """A config with the networks of a published model, one of `SIZES`.
 
-  Of two experts it has one. They would be read from a model of that name.
+  Of two experts a plan is of either one. They would be read from a model of
+  that name.
   """
   config = config_lib.Config()
   config.model = dit.DiTConfig(**dit.SIZES[name])
@@ -112,6 +115,7 @@ def of_size(name: str) -> config_lib.Config:
   config.text = text.TextConfig(**text.SIZES['umt5-xxl'])
   config.denoising.prediction = flow.Prediction.VELOCITY
   config.autoencoder_from = config.text_from = name
+  config.sample.boundary = BOUNDARIES.get(name, 0.0)
   _set_size(config)
   return config
 

@@ -314,6 +314,11 @@ def _write_manifest(path: epath.Path, known: dict[str, dict[str, Any]]) -> None:
 def check_config(config: config_lib.Config) -> None:
   """Raises ValueError for what `sample_while_training` could not make."""
   generate.check(config, generate.settings_of(config.sample))
+  if config.model.condition_channels:
+    raise ValueError(
+      f'run.sample_every={config.run.sample_every} must be 0, as the network '
+      'starts from an image, and sample.prompts have none'
+    )
   if not config.sample.fps > 0:
     raise ValueError(f'sample.fps={config.sample.fps} must be above 0')
   encode = networks_lib.read_tokenizer(config).encode

@@ -45,8 +45,7 @@ def main(flags: types.SimpleNamespace) -> None:
     micro_batch=1
   )
   settings = settings._replace(steps=flags.steps or settings.steps)
-  if networks.config.model.condition_channels:
-    raise ValueError(f'{path}: its clips need an image, and speed has none')
+  networks_lib.check_from_text(networks, '--what=speed')
   if settings.size.frames > settings.window:
     raise ValueError(f'{path}: {settings.size} is longer than a window')
   rows = {}

@@ -112,11 +112,13 @@ def _encoder(networks: generate.Networks, tile: int) -> codec.Encode:
   )
 
 
-def beside(networks: generate.Networks, scene: Scene, tile: int = 0) -> Scene:
+def condition(
+  networks: generate.Networks, scene: Scene, tile: int = 0
+) -> Scene:
   """The scene for a network that sees what is known beside the noise.
 
   Its canvas has nothing known: the network is shown the known frames, with grey
-  between them, as one clip's latent; see `canvas.beside`.
+  between them, as one clip's latent; see `canvas.condition`.
 
   Raises:
     ValueError: no frame is known as a whole, one is in part, or a network that
@@ -148,7 +150,7 @@ def beside(networks: generate.Networks, scene: Scene, tile: int = 0) -> Scene:
   blank = canvas_lib.text_to_video(*latent.shape)
   canvas = blank._replace(
     text_of=canvas_lib.hide(scene.canvas).text_of,
-    beside=canvas_lib.beside(known, latent, time),
+    condition=canvas_lib.condition(known, latent, time),
   )
   return scene._replace(canvas=canvas)
 
@@ -225,7 +227,7 @@ def connect(
   are 4 k - 1 frames between them: `frames`, or up to 3 more. With one line of
   prompt they are two parts of one clip; with `lines` of 2 each is of its own,
   see `canvas.two_stories`. A network that sees what is known beside the noise
-  (`beside`) is shown both ends at once all the same.
+  (`condition`) is shown both ends at once all the same.
 
   Raises:
     ValueError: clips of two sizes, one that is too short, or other `lines`.

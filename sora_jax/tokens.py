@@ -64,12 +64,12 @@ def unpatchify(
 
 
 def join(
-  x: Shaped[Array, 'B N P'], beside: Shaped[Array, 'B N P_beside'], patch: Patch
-) -> Shaped[Array, 'B N P+P_beside']:
+  x: Shaped[Array, 'B N P'], other: Shaped[Array, 'B N Q'], patch: Patch
+) -> Shaped[Array, 'B N P+Q']:
   """Tokens of latents that have the channels of both, those of `x` first."""
   parts = [
     einops.rearrange(part, 'B N (L C) -> B N L C', L=math.prod(patch))
-    for part in (x, beside)
+    for part in (x, other)
   ]
   both, _ = einops.pack(parts, 'B N L *')
   return einops.rearrange(both, 'B N L C -> B N (L C)')

@@ -22,6 +22,7 @@ from sora_jax import (
   checkpoint,
   config as config_lib,
   corpus,
+  experts,
   flow,
   networks as networks_lib,
   objectives,
@@ -65,6 +66,7 @@ def train(config: config_lib.Config, workdir: epath.Path) -> State:
     replay.SilentCorruption: a step that was taken twice gave other bits.
   """
   check(config)
+  experts.check_resumed(config, workdir)
   onednn.use(config.run.onednn)
   mesh = sharding.make_mesh(config.mesh)
   with sharding.use(mesh):
@@ -220,15 +222,15 @@ def export(
     tokenizer = networks_lib.read_tokenizer(config)
     networks_lib.write(
       path,
-      networks_lib.Networks(config, params, tokenizer),
+      networks_lib.Networks(config, experts.named(config, params), tokenizer),
       config.run.export_dtype,
+      experts.copied(config),
     )
     if added:
       adapters.write(
         path,
         lora.scaled(config.lora, added),
         config.run.export_dtype,
-        networks_lib.EXPERTS[config.expert],
       )
 
 
@@ -237,8 +239,7 @@ def _networks(
 ) -> Params:
   """All networks of a run as they are now, on the host."""
   trained, adapted = sharding.to_host((state['ema'], state['frozen']))
-  params = networks_lib.merge(config, trained, problem.frozen | adapted)
-  return networks_lib.with_both_experts(config, params)
+  return networks_lib.merge(config, trained, problem.frozen | adapted)
 
 
 def _start(

@@ -1,25 +1,31 @@
 """Two experts, one level a clip, and frames beside the noise, as in A14B."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 import tiny
 from etils import epath
 
+from experiments import wan
 from sora_jax import (
   batch,
   canvas,
   config as config_lib,
+  experts,
   flow,
   generate,
+  heldout,
   networks,
-  problems,
+  objectives,
   published,
   tasks,
   train,
 )
+from sora_jax.data import latents
 from sora_jax.weights import adapters, directory
 
 SIZE = batch.Size(32, 32, 5)
@@ -140,20 +146,20 @@ def test_frames_beside_the_noise_are_a_mask_and_a_latent():
   found = model_of(channels=8)  # four of a mask, and the latent's four
   encode = tasks.make_encoder(found)
   still = image_of(0)
-  scene = tasks.beside(found, tasks.animate(encode, still, 9))
+  scene = tasks.condition(found, tasks.animate(encode, still, 9))
   assert (scene.canvas.start == 1).all() and not scene.canvas.known.any()
-  mask, latent = np.split(scene.canvas.beside, 2, axis=-1)
+  mask, latent = np.split(scene.canvas.condition, 2, axis=-1)
   np.testing.assert_array_equal(mask[:, 0, 0], [[1] * 4, [0] * 4, [0] * 4])
   np.testing.assert_allclose(latent[:1], encode(still[None]), atol=1e-5)
   # Of the last frames, three are known of the second latent.
   clip = np.stack([image_of(i) for i in range(9)])
   ends = tasks.extend_backwards(encode, clip, 4, 1)
-  painted = canvas.validate(tasks.beside(found, ends).canvas)
-  mask = painted.beside[..., 0, 0, :4]
+  painted = canvas.validate(tasks.condition(found, ends).canvas)
+  mask = painted.condition[..., 0, 0, :4]
   np.testing.assert_array_equal(mask, [[0] * 4, [0, 0, 0, 1], [1] * 4])
   # All known: the latent is that of the clip.
   whole = scene._replace(pixels=clip, keep=np.ones((9, 32, 32), np.float32))
-  latent = tasks.beside(found, whole).canvas.beside[..., 4:]
+  latent = tasks.condition(found, whole).canvas.condition[..., 4:]
   np.testing.assert_allclose(latent, encode(clip), atol=1e-5)
 
 
@@ -162,7 +168,7 @@ def test_what_is_made_follows_the_frames_beside_the_noise():
   encode = tasks.make_encoder(found)
   made = []
   for seed in (0, 1):
-    scene = tasks.beside(found, tasks.animate(encode, image_of(seed), 5))
+    scene = tasks.condition(found, tasks.animate(encode, image_of(seed), 5))
     made.append(make(found, REQUEST._replace(canvas=scene.canvas)))
   assert np.abs(made[0] - made[1]).max() > 1e-2
   with pytest.raises(ValueError, match='0. channels beside the noise; the net'):
@@ -176,13 +182,13 @@ def test_parts_of_frames_are_not_seen_beside_the_noise():
   mask = np.zeros((5, 32, 32), bool)
   mask[:, :8, :8] = True
   with pytest.raises(ValueError, match='whole frames beside the noise, and no'):
-    tasks.beside(found, tasks.replace(encode, clip, mask))
+    tasks.condition(found, tasks.replace(encode, clip, mask))
   blank = tasks.text_to_video(generate.blank(found.config, SIZE), SIZE)
   with pytest.raises(ValueError, match='starts from frames: give some'):
-    tasks.beside(found, blank)
+    tasks.condition(found, blank)
   found.config.model.condition_channels = 3
   with pytest.raises(ValueError, match='3 channels beside the noise; 8 would'):
-    tasks.beside(found, tasks.animate(encode, clip[0], 5))
+    tasks.condition(found, tasks.animate(encode, clip[0], 5))
 
 
 @pytest.fixture(scope='module')
@@ -230,19 +236,29 @@ def test_one_of_two_experts_is_trained_and_both_come_out(
   after = networks.read(tmp_path / 'run' / 'model')
   assert moved(before, after.params) == {name}
   assert after.config.sample.boundary == 0.7
-  # The run speaks as its model does, and takes its own part of it alone.
-  again = networks.read(tmp_path / 'run').params
-  assert not moved(after.params, again)
-  assert set(networks.read(tmp_path / 'run', ('text',)).params) == {'text'}
+  with pytest.raises(ValueError, match='one of two experts; take .*run/model'):
+    networks.read(tmp_path / 'run')
+  # The other one is copied, and not stored anew.
+  other = 'transformer' if name == 'dit_low' else 'transformer_2'
+  file = f'{other}/diffusion_pytorch_model.safetensors'
+  copy = tmp_path / 'run' / 'model' / file
+  assert copy.read_bytes() == (place / file).read_bytes()
+  # A run of the other one would have weights of the same shapes.
+  config.expert = {'high': config_lib.Expert.LOW}.get(expert, 'high')
+  config.expert = config_lib.Expert(config.expert)
+  with pytest.raises(
+    ValueError, match=f'run of expert={expert}, not .*take an'
+  ):
+    train.train(config, epath.Path(tmp_path / 'run'))
 
 
 def test_an_expert_learns_at_the_levels_that_it_is_asked_at(place, tmp_path):
   for expert, low, high in (('high', 0.7, 1.0), ('low', 0.0, 0.7)):
     config = run_config(place, config_lib.Expert(expert))
-    law = problems._objective(config).level
+    law = experts.objective(config).level
     assert (law.low, law.high) == (low, high)
     config.denoising.level = flow.LevelLaw(low=0.1, high=0.9)
-    law = problems._objective(config).level
+    law = experts.objective(config).level
     assert (law.low, law.high) == (max(low, 0.1), min(high, 0.9))
   # What it is trained at is told with the loss, in quarters of the levels.
   config = run_config(place, config_lib.Expert.HIGH)
@@ -254,32 +270,74 @@ def test_an_expert_learns_at_the_levels_that_it_is_asked_at(place, tmp_path):
   assert levels == {'loss_level_0.50', 'loss_level_0.75'}
 
 
-def test_adapters_of_an_expert_say_so(place, tmp_path):
+def test_adapters_are_of_the_expert_that_is_said(place, tmp_path):
   found = networks.read(place)
+  files = {}
   for expert, name in (('high', 'dit'), ('low', 'dit_low')):
     config = run_config(place, config_lib.Expert(expert))
     config.lora.rank, config.optim.learning_rate = 2, 1e-2
     run = epath.Path(tmp_path / expert)
     train.train(config, run)
-    file = run / 'model' / f'{adapters.STEM}.safetensors'
+    files[name] = file = run / 'model' / f'{adapters.STEM}.safetensors'
     adapted = networks.adapt(found, f'{expert}:{file}')
     assert moved(found.params, adapted.params) == {name}
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
     jax.tree.map(close, adapted.params, networks.read(run / 'model').params)
-  assert moved(found.params, networks.adapt(found, file).params) == {name}
+  with pytest.raises(ValueError, match='which of two experts .* as high'):
+    networks.adapt(found, files['dit'])
+  whole = found._replace(params={'dit': found.params['dit']})
+  with pytest.raises(ValueError, match='has one transformer; give /'):
+    networks.adapt(whole, f'low:{files["dit"]}')
+
+
+def test_adapters_of_a_file_that_says_its_expert_are_not_of_another(
+  place, tmp_path
+):
+  found = networks.read(place)
+  key = 'transformer_2.blocks.0.attn1.to_q'
+  width = found.config.model.width
+  file = tmp_path / 'low.safetensors'
+  pair = {'A': np.ones((1, width)), 'B': np.ones((width, 1))}
+  safetensors.numpy.save_file(
+    {f'{key}.lora_{x}.weight': v.astype(np.float32) for x, v in pair.items()},
+    file,
+  )
+  for way in (f'{file}', f'low:{file}'):
+    adapted = networks.adapt(found, way)
+    assert moved(found.params, adapted.params) == {'dit_low'}
+  with pytest.raises(ValueError, match='says itself which it adapts; give'):
+    networks.adapt(found, f'high:{file}')
 
 
 @pytest.mark.parametrize(
   ('changes', 'words'),
   [
-    ({}, 'expert=whole: the model has two, one from level 0.7 up and one'),
+    ({}, 'expert=whole: the model has two transformers, of which a run trains'),
+    (
+      dict(sample=config_lib.SampleConfig()),  # whatever it says of a boundary
+      'expert=whole: the model has two transformers, of which a run trains one',
+    ),
     (
       dict(expert=config_lib.Expert.LOW, init_from=''),
-      'expert=low: init_from= must be the directory of the model that has both',
+      'expert=low: init_from= must be the directory of a model of two transf',
     ),
     (
       dict(expert=config_lib.Expert.LOW, sample=config_lib.SampleConfig()),
-      'expert=low: the model has one transformer; leave it out',
+      'model of two transformers; leave expert out for one',
+    ),
+    (
+      dict(
+        expert=config_lib.Expert.HIGH,
+        run=config_lib.RunConfig(sample_every=5),
+      ),
+      'expert=high: run.sample_every=5 must be 0, as a run has only one',
+    ),
+    (
+      dict(
+        expert=config_lib.Expert.HIGH,
+        denoising=objectives.DenoisingConfig(level=flow.LevelLaw(high=0.5)),
+      ),
+      'expert=high and sample.boundary=0.7 leave no levels of denoising.level:',
     ),
     (
       dict(expert=config_lib.Expert.LOW, stage=config_lib.Stage.TEXT),
@@ -291,8 +349,60 @@ def test_an_expert_that_there_is_not_is_not_trained(
   place, tmp_path, changes, words
 ):
   config = run_config(place, **changes)
-  with pytest.raises(ValueError, match=words):
+  with pytest.raises(ValueError, match=words) as error:
     train.train(config, epath.Path(tmp_path / 'run'))
+  assert '\n' not in str(error.value)
+
+
+def test_a_model_of_one_transformer_has_no_expert_to_train(place, tmp_path):
+  networks.write(tmp_path / 'one', model_of(channels=8), 'float32')
+  config = run_config(place, config_lib.Expert.HIGH)
+  config.init_from = str(tmp_path / 'one')
+  with pytest.raises(ValueError, match='one must be the directory of a mo'):
+    train.train(config, epath.Path(tmp_path / 'run'))
+  # And one that lacks a file of the other expert is noticed at the start.
+  shutil.copytree(place, tmp_path / 'two')
+  (tmp_path / 'two/transformer_2/diffusion_pytorch_model.safetensors').unlink()
+  config.init_from = str(tmp_path / 'two')
+  with pytest.raises(ValueError, match='transformer_2'):
+    train.train(config, epath.Path(tmp_path / 'run'))
+
+
+def test_a_published_model_of_two_experts_is_trained_on_a_folder(
+  place, tmp_path
+):
+  shutil.copytree(place, tmp_path / 'a14b')
+  (tmp_path / 'a14b' / directory.SAMPLING).unlink()
+  folder = tiny.write_videos(tmp_path / 'v', [(5, 32, 32)] * 8 + [(1, 32, 32)])
+  config = wan.get_config(str(tmp_path / 'a14b'))
+  config.data.path, config.data.sizes = str(folder), ('32x32x5',)
+  config.data.limits.tokens, config.data.limits.text = 40, 64
+  config.run.steps, config.optim.warmup_steps = 2, 0
+  config.expert = config_lib.Expert.LOW
+  train.train(config, epath.Path(tmp_path / 'run'))
+  # A still would be shown as a whole.
+  assert len(latents.LatentSource(tmp_path / 'run' / 'latents')) == 8
+  after = networks.read(tmp_path / 'run' / 'model')
+  assert after.config.sample.boundary == 0.7
+  assert moved(networks.read(place).params, after.params) >= {'dit_low'}
+
+
+def test_losses_by_level_are_those_of_its_expert(place, tmp_path):
+  found = networks.read(place)
+  found.config.sample.text_slots = 96
+  data = heldout.of_world(found.config, 8, 'balls')
+  data.sizes = ('32x32x5',)
+  zero = jax.tree.map(np.zeros_like, found.params['dit_low'])
+  lacks = found._replace(params=found.params | {'dit_low': zero})
+  low, high = (
+    heldout.loss_by_level(x, data, tmp_path, (0.5, 0.8)) for x in (found, lacks)
+  )
+  assert low['0.8'] == high['0.8'] and low['0.5'] != high['0.5']
+
+
+def test_a_prompt_alone_is_not_enough_for_it(place):
+  with pytest.raises(ValueError, match='--what=cache makes clips from prom'):
+    networks.check_from_text(networks.read(place), '--what=cache')
 
 
 def test_pieces_are_not_shown_twice(place, tmp_path):

@@ -152,6 +152,19 @@ def test_a_law_that_is_cut_off_has_the_same_shape_between_its_ends():
       )
 
 
+@pytest.mark.parametrize('cut', [(0.875, 1.0), (0.0, 0.875), (0.9, 1.0)])
+@pytest.mark.parametrize('run', [jax.jit, lambda draw: draw])
+def test_a_law_that_is_cut_off_gives_levels_of_any_length(cut, run):
+  """Those far out in a tail are not all at its end."""
+  low, high = cut
+  law = flow.LevelLaw(mean=-2.0, std=0.7, low=low, high=high)
+  tokens = jnp.arange(1, 80_000, 7)
+  normal = jax.random.normal(jax.random.key(0), tokens.shape)
+  level = run(lambda n, t: flow.level_from_normal(n, t, law))(normal, tokens)
+  assert bool(jnp.all((low <= level) & (level <= high)))
+  assert len(np.unique(level)) > 0.8 * len(tokens)
+
+
 @pytest.mark.parametrize(
   ('wrong', 'words'),
   [

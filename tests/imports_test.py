@@ -18,7 +18,7 @@ LEVELS = (
   'models weights data'.split(),
   'objectives optimizer state checksums checkpoint replay'.split()
   + 'writers metrics certificate seal provenance'.split(),
-  'gpu experiment config corpus published networks'.split(),
+  'gpu experiment config corpus published networks experts'.split(),
   'paint codec windows spool captions generate'.split()
   + 'reconstruct tasks prompting'.split()
   + 'frechet plots gallery figures suite'.split()

@@ -288,7 +288,7 @@ def starting_image(found, settings):
   image = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
   scene = tasks.animate(tasks.make_encoder(found), image, settings.size.frames)
   if found.config.model.condition_channels:
-    scene = tasks.beside(found, scene)
+    scene = tasks.condition(found, scene)
   return PIL.Image.fromarray(image), scene.canvas
 
 

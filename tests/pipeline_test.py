@@ -32,7 +32,7 @@ def captions_of(clip):
   return [f'{clip}', f'{clip} ä'] if clip % 2 else [f'{clip}']
 
 
-def prepared(place, text_width=0, captions_of=captions_of, beside=None):
+def prepared(place, text_width=0, captions_of=captions_of, condition=None):
   generator = np.random.default_rng(0)
   with latents.Writer(place) as writer:
     for i in range(COUNT):
@@ -42,11 +42,11 @@ def prepared(place, text_width=0, captions_of=captions_of, beside=None):
       parts = sum(map(transforms.parts, captions), [])
       features = [generator.normal(size=shape(c)) for c in parts]
       record = latents.Record(latent, tuple(features) if text_width else ())
-      if beside:
-        record = record._replace(beside=beside(latent))
+      if condition:
+        record = record._replace(condition=condition(latent))
       slots = 1 + max(len(c.encode()) for c in captions)
       writer.write(latents.Row(f'{i}', size, captions, slots), record)
-    info = {'channels': CHANNELS, 'beside': 2 * CHANNELS if beside else 0}
+    info = {'channels': CHANNELS, 'condition': 2 * CHANNELS if condition else 0}
     if text_width:
       info |= {'text_width': text_width, 'empty_features': [[7.0] * text_width]}
     writer.finish(info)
@@ -114,17 +114,19 @@ def test_what_the_network_sees_beside_the_noise_goes_with_its_clip(tmp_path):
   def seen(latent):
     return np.concatenate([latent, -latent], axis=-1)
 
-  source = prepared(tmp_path / 'latents', beside=seen)
+  source = prepared(tmp_path / 'latents', condition=seen)
   make = pipeline.PackBatches(source, config(), PATCH, SEED, ALL, 2 * CHANNELS)
   pack = make(0)
   used = pack.segment > 0
-  joined = tokens.join(pack.tokens[used][None], pack.beside[used][None], PATCH)
+  joined = tokens.join(
+    pack.tokens[used][None], pack.condition[used][None], PATCH
+  )
   whole = joined.reshape(*joined.shape[:2], -1, 3 * CHANNELS)
   latent, same, opposite = np.split(whole, 3, axis=-1)
   assert np.abs(latent).max() > 1
   np.testing.assert_array_equal(same, latent)
   np.testing.assert_array_equal(opposite, -latent)
-  assert not pack.beside[~used].any()
+  assert not pack.condition[~used].any()
   with pytest.raises(ValueError, match='without the 5 channels that the netw'):
     pipeline.PackBatches(source, config(), PATCH, SEED, ALL, 5)
 

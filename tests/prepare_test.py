@@ -113,7 +113,7 @@ def test_what_is_seen_beside_the_noise_is_as_in_sampling(model, tmp_path):
   frozen = {'autoencoder': found.params['autoencoder']}
   prepare_once(config, frozen, out := epath.Path(tmp_path) / 'latents')
   made = latents.LatentSource(out)
-  assert made.info['beside'] == 8
+  assert made.info['condition'] == 8
   asked = networks.Networks(config, found.params)
   for index in (0, 1):  # of both sizes
     number = int(made.rows[index].id.removesuffix('+0'))
@@ -121,8 +121,8 @@ def test_what_is_seen_beside_the_noise_is_as_in_sampling(model, tmp_path):
     still = balls.clip(0, number, size)[0].video[0]
     scene = tasks.animate(tasks.make_encoder(asked), still, size.frames)
     np.testing.assert_allclose(
-      made[index].beside,
-      tasks.beside(asked, scene).canvas.beside,
+      made[index].condition,
+      tasks.condition(asked, scene).canvas.condition,
       atol=5e-3,
       rtol=2e-3,
     )

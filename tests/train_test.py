@@ -79,13 +79,17 @@ def fit(monkeypatch, tmp_path, one_device):
   """Runs a `linear_problem` for some steps; returns the state and its place."""
   monkeypatch.setattr(train, 'export', lambda *unused: None)
 
-  def fit(steps=5, name='run', max_bad_steps=20, replay=0, **problem):
+  def fit(steps=5, name='run', max_bad_steps=20, replay=0, save=1, **problem):
     config = config_lib.Config()
     config.data.limits.rows = ROWS
     config.optim.schedule, config.optim.warmup_steps = 'constant', 0
     config.optim.learning_rate = 0.1
     config.optim.max_bad_steps = max_bad_steps
-    config.run.steps, config.run.log_every, config.run.save_every = steps, 1, 1
+    config.run.steps, config.run.log_every, config.run.save_every = (
+      steps,
+      1,
+      save,
+    )
     config.run.sample_every, config.run.replay_every = 0, replay
     monkeypatch.setitem(
       problems.PROBLEMS,
@@ -203,6 +207,12 @@ def test_a_chip_that_computes_wrong_stops_the_run(fit, monkeypatch, tmp_path):
     fit(replay=4)
   # What was saved before it stays, to go on from.
   assert (tmp_path / 'run' / 'checkpoints' / '3').exists()
+  # Nor is anything saved after it where that is noticed a step later.
+  with pytest.raises(replay.SilentCorruption, match=r'step 4.*kernel'):
+    fit(replay=4, save=6, steps=6, name='later')
+  assert not (tmp_path / 'later' / 'checkpoints' / '6').exists()
+  with pytest.raises(replay.SilentCorruption, match=r'step 5.*kernel'):
+    fit(replay=5, save=9, steps=5, name='last')
 
 
 def test_another_config_does_not_replace_that_of_the_run(fit):

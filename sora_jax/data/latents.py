@@ -48,7 +48,7 @@ class Record(NamedTuple):
   # ones of the clip again, of a stream that started with that frame.
   restart: Float[np.ndarray, '1+K h w C'] | None = None
   # What a network that has channels for it sees beside the noise.
-  beside: Float[np.ndarray, 'F h w B'] | None = None
+  condition: Float[np.ndarray, 'F h w Q'] | None = None
 
 
 class Writer:
@@ -77,8 +77,8 @@ class Writer:
     arrays: dict[str, np.ndarray] = {'latent': record.latent.astype(np.float16)}
     if record.restart is not None:
       arrays['restart'] = record.restart.astype(np.float16)
-    if record.beside is not None:
-      arrays['beside'] = record.beside.astype(np.float16)
+    if record.condition is not None:
+      arrays['condition'] = record.condition.astype(np.float16)
     for i, features in enumerate(record.features):
       arrays[f'features_{i}'] = features.astype(np.float32)
     self._records.write(safetensors.numpy.save(arrays))
@@ -140,9 +140,15 @@ class LatentSource:
       ) from error
     latents = {
       name: arrays.pop(name).astype(np.float32)
-      for name in ('latent', 'restart', 'beside')
+      for name in ('latent', 'restart', 'condition')
       if name in arrays
     }
+    needed = {'latent', *(['condition'] if self.info.get('condition') else ())}
+    if missing := needed - latents.keys():
+      raise BrokenRecord(
+        f'{self.directory / RECORDS}: record {index} has no '
+        f'{", ".join(sorted(missing))}'
+      )
     features = tuple(arrays[f'features_{i}'] for i in range(len(arrays)))
     return Record(features=features, **latents)
 

@@ -214,7 +214,7 @@ class FrameBatches:
 
 
 def empty_row(
-  limits: plan.Limits, values: int, text_width: int, beside: int = 0
+  limits: plan.Limits, values: int, text_width: int, condition: int = 0
 ) -> batch.Pack:
   """A row of a pack without a clip, and without the batch axis.
 
@@ -222,7 +222,7 @@ def empty_row(
     limits: Of a pack.
     values: P, numbers of a token.
     text_width: E, of cached features; 0: it has text ids.
-    beside: Numbers of a token that the network sees beside the noisy ones.
+    condition: Numbers of a token that the network sees beside the noisy ones.
   """
   N, M, L, G = limits.tokens, limits.clips, limits.text, limits.groups
   zeros = lambda *shape: np.zeros(shape, np.int32)
@@ -241,7 +241,7 @@ def empty_row(
     tokens_in_clip=zeros(M),
     text_ids=None if text_width else zeros(L),
     text=np.zeros((L, text_width), np.float32) if text_width else None,
-    beside=np.zeros((N, beside), np.float32) if beside else None,
+    condition=np.zeros((N, condition), np.float32) if condition else None,
   )
 
 
@@ -254,7 +254,7 @@ class PackBatches:
     patch: Latent frames, rows and columns of a token.
     seed: Of the run.
     rows: Which rows of each batch to read.
-    beside: Channels that the network sees beside the noisy ones.
+    condition: Channels that the network sees beside the noisy ones.
 
   Raises:
     ValueError: the latents lack something that the batches need.
@@ -267,10 +267,10 @@ class PackBatches:
     patch: tuple[int, int, int],
     seed: int,
     rows: RowIndex,
-    beside: int = 0,
+    condition: int = 0,
   ):
     self._source, self._config, self._patch = source, config, patch
-    self._seed, self._rows, self._beside = seed, rows, beside
+    self._seed, self._rows, self._condition = seed, rows, condition
     grids = [tokens.token_grid(row.size, patch) for row in source.rows]
     if pieces.restarts(config.shares) and not source.info.get('openings'):
       raise ValueError(
@@ -278,10 +278,10 @@ class PackBatches:
         'them, which data.shares of end, both and middle need; remove it to '
         'prepare it again'
       )
-    if beside and source.info.get('beside', 0) != beside:
+    if condition and source.info.get('condition', 0) != condition:
       raise ValueError(
-        f'{source.directory} was prepared without the {beside} channels that '
-        'the network sees beside the noise; remove it to prepare it again'
+        f'{source.directory} was prepared without the {condition} channels '
+        'that the network sees beside the noise; remove it to prepare it again'
       )
     counts = [
       pieces.most_latents(config.shares, g[0]) * g[1] * g[2] for g in grids
@@ -342,8 +342,10 @@ class PackBatches:
     groups = int(member.max()) + 1
     at, own = slice(slot, slot + count), slice(group, group + groups)
     out.tokens[at] = values
-    if out.beside is not None and record.beside is not None:
-      out.beside[at] = tokens.patchify(record.beside[None], self._patch)[0]
+    if out.condition is not None and record.condition is not None:
+      out.condition[at] = tokens.patchify(record.condition[None], self._patch)[
+        0
+      ]
     out.position[at] = position
     t = self._patch[0]
     out.position[at, 0] = lesson.frame[::t][position[:, 0]] // t
@@ -365,7 +367,10 @@ class PackBatches:
     info = self._source.info
     patch, width = int(np.prod(self._patch)), info.get('text_width', 0)
     return empty_row(
-      self._config.limits, patch * info['channels'], width, patch * self._beside
+      self._config.limits,
+      patch * info['channels'],
+      width,
+      patch * self._condition,
     )
 
   def _texts(

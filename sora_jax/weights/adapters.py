@@ -39,23 +39,22 @@ _NAME = re.compile(
 )
 
 
-def write(
-  folder: epath.PathLike, adapters: Params, dtype: str, network: str = 'dit'
-) -> None:
-  """Writes the adapters of a DiT, which count as they are (`lora.scaled`)."""
-  prefix = {'dit': 'transformer', 'dit_low': 'transformer_2'}[network]
-  tensors.write(epath.Path(folder), STEM, _tensors(adapters, dtype, prefix))
+def write(folder: epath.PathLike, adapters: Params, dtype: str) -> None:
+  """Writes the adapters of a DiT, which count as they are (`lora.scaled`).
+
+  Of either of two experts they have the same names: diffusers is told which one
+  to load them into, and so are we.
+  """
+  tensors.write(epath.Path(folder), STEM, _tensors(adapters, dtype))
 
 
-def _tensors(
-  adapters: Params, dtype: str, prefix: str
-) -> Iterator[tuple[str, np.ndarray]]:
+def _tensors(adapters: Params, dtype: str) -> Iterator[tuple[str, np.ndarray]]:
   for path, value in traverse_util.flatten_dict(adapters).items():
     module = names.DIT['.'.join(path[:-1])][0]
     side = {'a': 'lora_A', 'b': 'lora_B'}[path[-1]]
     for layer, part in enumerate(np.asarray(value).astype(dtype)):
       name = module.replace('*', str(layer))
-      yield f'{prefix}.{name}.{side}.weight', part.T
+      yield f'transformer.{name}.{side}.weight', part.T
 
 
 def read(path: epath.PathLike, config: dit.DiTConfig) -> dict[str, Params]:

@@ -17,7 +17,8 @@ train, and we what they hold.
 
 import functools
 import json
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -73,7 +74,10 @@ class Model(NamedTuple):
 
 
 def write(
-  directory: epath.PathLike, model: Model, dtype: str = 'float32'
+  directory: epath.PathLike,
+  model: Model,
+  dtype: str = 'float32',
+  copied: Mapping[str, epath.Path] = types.MappingProxyType({}),
 ) -> None:
   """Writes a model; a directory that exists is replaced when all is written.
 
@@ -82,6 +86,8 @@ def write(
     model: What to write; parameters are numpy or JAX arrays.
     dtype: Of the stored numbers, one of STORED. The short ones halve the
       files; float16 is the more exact of them for weights within its range.
+    copied: Networks that are in `configs` alone, and the models whose files of
+      them are taken as they are.
 
   Raises:
     ValueError: an unknown type, or a weight that float16 cannot hold.
@@ -93,6 +99,10 @@ def write(
     partial.rmtree()
   for name in model.params:
     write_network(partial, name, model.configs[name], model.params[name], dtype)
+  for name, source in copied.items():
+    (partial / KINDS[name].folder).mkdir(parents=True)
+    for file in (source / KINDS[name].folder).iterdir():
+      file.copy(partial / KINDS[name].folder / file.name)
   if model.tokenizer:
     (partial / TOKENIZER).mkdir(parents=True)
   for file, data in model.tokenizer.items():
@@ -102,7 +112,7 @@ def write(
     _write_json(partial / SCHEDULER, model.scheduler)
   if model.sampling:
     _write_json(partial / SAMPLING, model.sampling)
-  _write_json(partial / INDEX, _index(model))
+  _write_json(partial / INDEX, _index(model, (*model.params, *copied)))
   old = directory.with_name(directory.name + '.old')
   if old.exists():
     old.rmtree()
@@ -130,13 +140,13 @@ def write_network(
   tensors.write(folder, KINDS[name].stem, stored, largest)
 
 
-def _index(model: Model) -> dict[str, Any]:
+def _index(model: Model, parts: Sequence[str]) -> dict[str, Any]:
   """The classes by which diffusers opens a model."""
   index: dict[str, Any] = {
-    '_class_name': 'SceneProbe' if 'probe' in model.params else 'WanPipeline',
+    '_class_name': 'SceneProbe' if 'probe' in parts else 'WanPipeline',
     '_diffusers_version': configs.VERSION,
   } | model.index
-  for name in model.params:
+  for name in parts:
     folder, library = KINDS[name].folder, KINDS[name].library
     written = configs.FORMS[name].write(model.configs[name])
     class_name = written.get('_class_name') or written['architectures'][0]
