@@ -241,6 +241,33 @@ def pipeline_of(place, kind):
   )
 
 
+def test_diffusers_loads_adapters_into_either_expert(tmp_path):
+  theirs = pipeline_of(tmp_path / 'm', EXPERTS)
+  config = dataclasses.replace(
+    directory.read_config(tmp_path / 'm', 'dit'), dtype='float32'
+  )
+  settings = lora.LoRAConfig(rank=2)
+  boxed = abstract.params(dit.init, config)
+  rng = np.random.default_rng(0)
+  ours = jax.tree.map(
+    lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32),
+    sharding.unbox(lora.init(settings, boxed, jax.random.key(0))),
+  )
+  adapters.write(tmp_path, ours, 'float32')
+  theirs.load_lora_weights(str(tmp_path), load_into_transformer_2=True)
+  found = networks.adapt(
+    networks.read(tmp_path / 'm'), f'low:{tmp_path / adapters.STEM}.safetensors'
+  )
+  with torch.no_grad(), jax.default_matmul_precision('highest'):
+    for name, part in (
+      ('dit', theirs.transformer),
+      ('dit_low', theirs.transformer_2),
+    ):
+      for what, pair in parity._dit(config, found.params[name], part):
+        row = parity._row(name, what, *pair)
+        assert row.difference <= 2e-5, row
+
+
 def compare_videos(theirs, found, made, noise, settings, bound=1e-4, **more):
   """Latents and decoded video to a bound, and bytes to the rounding."""
   asked = dict(
