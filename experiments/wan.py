@@ -30,9 +30,7 @@ beside the noise, as A14B-I2V, learns to go on from the first frame of each
 clip; stills are left out.
 """
 
-import math
-
-from sora_jax import batch, config as config_lib, networks, prepare, published
+from sora_jax import config as config_lib, networks, published
 from sora_jax.data import pipeline
 
 
@@ -45,13 +43,8 @@ def get_config(place: str = '') -> config_lib.Config:
   config.model.remat = True
   config.data.corpus = pipeline.Corpus.FOLDER
   config.data.sizes = (config.sample.size,)
-  size = batch.parse_size(config.sample.size)
   limits = config.data.limits
-  limits.rows = 8
-  # A clip of another aspect may take a few more tokens than this one; and 16
-  # devices can share them out.
-  tokens = 1.1 * math.prod(prepare.token_grid(size, config, None))
-  limits.tokens = 16 * math.ceil(tokens / 16)
+  limits.rows, limits.tokens = 8, 0  # as a clip of data.sizes takes
   limits.text = config.sample.text_slots
   config.optim.learning_rate = 1e-5
   config.optim.warmup_steps = 100

@@ -29,11 +29,11 @@ from sora_jax import (
   metrics,
   networks as networks_lib,
   plots,
-  prepare,
   probing,
   reconstruct,
   sample,
   sharding,
+  sizing,
   suite,
   writers,
 )
@@ -227,9 +227,9 @@ def _windows(
 ) -> list[Video]:
   """Some windows of a file, at the size that the model samples."""
   size, info = batch.parse_size(config.sample.size), source.info(index)
-  places = prepare.windows(info.frames, size.frames)
+  places = sizing.windows(info.frames, size.frames)
   picks = np.linspace(0, len(places) - 1, min(FILE_WINDOWS, len(places)))
-  width, height = prepare.native_size(info, size, config.autoencoder.space)
+  width, height = sizing.native_size(info, size, config.autoencoder.space)
   return [
     transforms.cover(source.window(index, *places[pick]), width, height)
     for pick in picks.round().astype(int)

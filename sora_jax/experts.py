@@ -35,8 +35,8 @@ def check(config: config_lib.Config) -> None:
   if expert is WHOLE:
     if boundary or 'dit_low' in found:
       raise ValueError(
-        f'{said}: the model has two transformers, of which a run trains one, '
-        'high or low'
+        f'{said}: the model has two transformers, of which a run trains one; '
+        'give --config.expert=high, or low'
       )
     return
   if not boundary or not {'dit', 'dit_low'} <= found.keys():

@@ -20,6 +20,7 @@ from sora_jax import (
   networks as networks_lib,
   objectives,
   prepare,
+  sizing,
 )
 from sora_jax.data import latents, pipeline, plan, transforms
 
@@ -112,7 +113,7 @@ def _packs(
   size = batch.parse_size(data.sizes[0])
   limits = plan.Limits(
     rows=ROWS,
-    tokens=math.prod(prepare.token_grid(size, config, None)),
+    tokens=math.prod(sizing.token_grid(size, config, None)),
     text=config.sample.text_slots,
   )
   data = dataclasses.replace(data, caption_dropout=0.0, limits=limits)

@@ -29,7 +29,7 @@ from sora_jax import (
   networks as networks_lib,
   objectives,
   sharding,
-  tokens,
+  sizing,
 )
 from sora_jax.data import latents, pieces, pipeline, sources, transforms
 from sora_jax.models import autoencoder, onednn, text
@@ -66,6 +66,7 @@ def main(config: config_lib.Config, flags: types.SimpleNamespace) -> None:
   onednn.use(config.run.onednn)
   sharding.use_cores(ENCODE_BATCH)
   frozen = networks_lib.read_frozen(config)
+  sizing.fit_tokens(config)
   out = latents_of(config, flags.workdir)
   if out.exists():
     raise ValueError(f'{out} exists already; remove it to prepare it again')
@@ -234,7 +235,7 @@ def _check_clips(
   source: Any, config: config_lib.Config, encode_text: EncodeText
 ) -> None:
   """Raises ValueError for a clip that no row of a batch could hold."""
-  limits, most = config.data.limits, _longest(config)
+  limits, most = config.data.limits, sizing.longest(config)
   for index in range(len(source)):
     try:
       captions, info = source.captions(index), source.info(index)
@@ -247,7 +248,7 @@ def _check_clips(
       raise ValueError(
         f'clip {index}: {error}; raise data.limits.text'
       ) from error
-    frames, rows, columns = token_grid(info, config, most)
+    frames, rows, columns = sizing.token_grid(info, config, most)
     shares = config.data.shares
     needs = {
       'tokens': pieces.most_latents(shares, frames) * rows * columns,
@@ -259,34 +260,6 @@ def _check_clips(
           f'clip {index} needs {needed} {name}, but data.limits.{name} is '
           f'{limit}: raise it to {needed}, or use smaller clips'
         )
-
-
-def _longest(config: config_lib.Config) -> batch.Size | None:
-  """What clips are cut and scaled to; None for a world, which makes sizes."""
-  if config.data.corpus is pipeline.Corpus.WORLD:
-    return None
-  return batch.parse_size(config.data.sizes[0])
-
-
-def token_grid(
-  info: batch.Size, config: config_lib.Config, most: batch.Size | None
-) -> tuple[int, int, int]:
-  """Tokens along time, height and width of the longest window of a clip."""
-  target = most or info
-  _, frames = windows(info.frames, target.frames)[0]
-  width, height = native_size(info, target, _side(config))
-  net = config.autoencoder
-  latent = (
-    1 + (frames - 1) // net.time,
-    height // net.space,
-    width // net.space,
-  )
-  return tokens.token_grid(latent, config.model.patch)
-
-
-def _side(config: config_lib.Config) -> int:
-  """Pixels that a token covers."""
-  return config.autoencoder.space * config.model.patch[1]
 
 
 def _clips(source: Any, config: config_lib.Config) -> Iterator[batch.Clip]:
@@ -306,8 +279,8 @@ class _WindowReader:
   """Number of a window -> its clip, or a line that says what is wrong."""
 
   def __init__(self, source: Any, config: config_lib.Config):
-    self._source, self._side = source, _side(config)
-    self._most = _longest(config)
+    self._source, self._side = source, sizing.side(config)
+    self._most = sizing.longest(config)
     self._windows = [
       (index, *window)
       for index in range(len(source))
@@ -323,7 +296,7 @@ class _WindowReader:
       frames = self._source.info(index).frames
     except (sources.BrokenVideo, OSError):
       return [(0, 0)]
-    return windows(frames, (self._most.frames if self._most else frames))
+    return sizing.windows(frames, (self._most.frames if self._most else frames))
 
   def __call__(self, number: int) -> batch.Clip | str:
     index, start, count = self._windows[number]
@@ -331,28 +304,12 @@ class _WindowReader:
       info = self._source.info(index)
       captions = '\n'.join(self._source.captions(index))
       target = self._most or info
-      width, height = native_size(info, target, self._side)
+      width, height = sizing.native_size(info, target, self._side)
       frames = self._source.window(index, start, count)
     except (sources.BrokenVideo, OSError) as error:
       return f'clip {index} is left out: {error}'
     frames = transforms.cover(frames, width, height)
     return batch.Clip(frames, captions, 0.0, f'{index}+{start}')
-
-
-def windows(frames: int, most: int) -> list[tuple[int, int]]:
-  """(start, count) of neighbouring windows of 1 + 4k frames, `most` at most."""
-  count = min(frames, most)
-  count -= (count - 1) % 4
-  return [(i, count) for i in range(0, frames - count + 1, count)]
-
-
-def native_size(
-  clip: batch.Size, target: batch.Size, side: int
-) -> tuple[int, int]:
-  """Width and height at a clip's own aspect with about the target's pixels."""
-  scale = (target.width * target.height / (clip.width * clip.height)) ** 0.5
-  fit = lambda pixels: max(side, round(pixels * scale / side) * side)
-  return fit(clip.width), fit(clip.height)
 
 
 def _batches(clips: Iterator[batch.Clip]) -> Iterator[list[batch.Clip]]:

@@ -23,6 +23,7 @@ from sora_jax import (
   prepare,
   published,
   sample,
+  sizing,
   state as state_lib,
 )
 from sora_jax.data import labelled, latents, pipeline
@@ -156,6 +157,7 @@ def text_problem(
       'captions cannot be told apart'
     )
   frozen = networks_lib.read_frozen(config)
+  sizing.fit_tokens(config)
   _check_fit(config)
   start = networks_lib.read_start(config, ('text',))
   open_data = _packs(config, frozen, workdir, rows)
@@ -187,6 +189,7 @@ def diffusion_problem(
   """Stage 3: latents of the frozen autoencoder, from their captions."""
   experts.check(config)
   frozen = networks_lib.read_frozen(config)
+  sizing.fit_tokens(config)
   _check_fit(config)
   if config.run.sample_every:
     sample.check_config(config)
@@ -216,6 +219,7 @@ def planned(config: config_lib.Config) -> Problem:
       setattr(config, field, getattr(networks_lib.describe(place), field))
     if place:
       frozen[name] = networks_lib.abstract(config, name)
+  sizing.fit_tokens(config)
   _check_fit(config)
   start = {}
   if config.init_from:

@@ -22,7 +22,7 @@ LEVELS = (
   'paint codec windows spool captions generate'.split()
   + 'reconstruct tasks prompting'.split()
   + 'frechet plots gallery figures suite'.split()
-  + 'prepare label sample problems program train podplan'.split()
+  + 'sizing prepare label sample problems program train podplan'.split()
   + 'heldout probing adherence evaluate calibrate speed bench'.split()
   + 'showcase demo verify'.split()
   + ['parity'],

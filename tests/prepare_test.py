@@ -17,6 +17,7 @@ from sora_jax import (
   objectives,
   prepare,
   problems,
+  sizing,
   tasks,
 )
 from sora_jax.data import latents, pipeline, transforms
@@ -170,12 +171,12 @@ def test_files_keep_their_aspect_and_broken_ones_are_left_out(
   ],
 )
 def test_windows_are_neighbours_of_whole_latents(frames, most, expected):
-  assert prepare.windows(frames, most) == expected
+  assert sizing.windows(frames, most) == expected
 
 
 def test_native_sizes_keep_aspect_and_pixels():
   target = batch.Size(64, 64, 1)
-  size = lambda width, height: prepare.native_size(
+  size = lambda width, height: sizing.native_size(
     batch.Size(width, height, 1), target, 16
   )
   assert size(64, 64) == size(640, 640) == (64, 64)

@@ -7,7 +7,7 @@ import tiny
 from etils import epath
 
 from experiments import wan
-from sora_jax import flow, networks, train
+from sora_jax import flow, networks, sizing, train
 from sora_jax.data import latents, tokenizer
 from sora_jax.weights import directory
 
@@ -29,6 +29,7 @@ def test_its_config_is_that_of_the_files(place):
   assert config.denoising.prediction is flow.Prediction.X0  # as files say
   assert config.data.sizes == ('832x480x81',)
   # 21 x 30 x 52, and a tenth; for up to 16 devices.
+  sizing.fit_tokens(config)
   assert config.data.limits.tokens == 36048
   with pytest.raises(ValueError, match='name a model, as --config='):
     wan.get_config()

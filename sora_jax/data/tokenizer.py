@@ -96,8 +96,8 @@ def _limited(
     ids = encode(caption)
     if len(ids) > limit:
       raise ValueError(
-        f'caption of {len(ids)} tokens does not fit {limit} text slots: '
-        f'{caption[:40]!r}...'
+        f'caption of {len(ids)} tokens does not fit {limit} text slots; say it '
+        f'in fewer words: {caption[:40]!r}...'
       )
     return ids
 

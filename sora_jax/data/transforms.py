@@ -38,7 +38,7 @@ def byte_ids(caption: str, limit: int) -> list[int]:
   if len(ids) > limit:
     raise ValueError(
       f'caption of {len(ids) - 1} bytes does not fit {limit} text slots '
-      f'with its end token: {caption[:40]!r}...'
+      f'with its end token; say it in fewer words: {caption[:40]!r}...'
     )
   return ids
 

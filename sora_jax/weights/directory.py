@@ -262,6 +262,10 @@ def named(index: dict[str, Any]) -> list[str]:
 def read_config(directory: epath.PathLike, name: str) -> Any:
   """The config of one network of a model."""
   path = epath.Path(directory) / KINDS[name].folder / 'config.json'
+  if not path.exists():
+    raise ValueError(
+      f'{path} is missing, though {INDEX} names {path.parent.name}'
+    )
   return configs.FORMS[name].read(tensors.read_json(path), path)
 
 
