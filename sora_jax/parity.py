@@ -54,6 +54,7 @@ class Row(NamedTuple):
 def main(config: config_lib.Config | None, flags: types.SimpleNamespace) -> int:
   """`launch.py parity`: a table, and exit status 1 where a bound is broken."""
   del config
+  print('the largest difference of any number, and the largest number')
   rows = []
   for row in compare(epath.Path(flags.model or networks.SHIPPED)):
     rows.append(row)
