@@ -62,7 +62,8 @@ def check_resumed(config: config_lib.Config, workdir: epath.Path) -> None:
   path = workdir / 'config.json'
   if not path.exists():
     return
-  theirs = json.loads(path.read_text())['config'].get('expert', WHOLE.value)
+  saved = json.loads(path.read_text()).get('config', {})
+  theirs = saved.get('expert', WHOLE.value)
   if theirs != config.expert.value:
     raise ValueError(
       f'{workdir} has a run of expert={theirs}, not {config.expert.value}; '

@@ -21,7 +21,8 @@ def fit_tokens(config: config_lib.Config) -> None:
     math.prod(token_grid(batch.parse_size(size), config, None))
     for size in config.data.sizes
   )
-  config.data.limits.tokens = SHARED * math.ceil(1.1 * most / SHARED)
+  shared = math.lcm(SHARED, config.mesh.context)
+  config.data.limits.tokens = shared * math.ceil(1.1 * most / shared)
 
 
 def longest(config: config_lib.Config) -> batch.Size | None:
