@@ -132,9 +132,8 @@ def ways(
   for count in (n for n in (2, 4, 8) if n <= devices):
     mesh = _mesh(count)
     yield Way(f'data={count}', everyone, make(mesh, everyone))
-    mesh = _mesh(count, fsdp=count // 2)
-    name = f'data=2 fsdp={count // 2}'
-    yield Way(name, everyone, make(mesh, everyone))
+    mesh = _mesh(count, fsdp=count)
+    yield Way(f'fsdp={count}', everyone, make(mesh, everyone))
   if devices > 1:  # along these all devices paint the same
     for axis in ('tensor', 'context'):
       made = make(_mesh(2, **{axis: 2}), everyone)

@@ -173,12 +173,16 @@ def edit(latent: Latent, strength: float) -> Canvas:
 
   Strength 0 keeps the clip as it is, 1 keeps nothing of it but its size.
   """
-  if not 0 <= strength <= 1:
-    raise ValueError(f'canvas: {strength=} must be from 0 to 1')
+  check_strength(strength)
   canvas = text_to_video(*latent.shape)
   canvas.known[:] = latent
   canvas.start[:] = strength
   return validate(canvas)
+
+
+def check_strength(strength: float) -> None:
+  if not 0 <= strength <= 1:
+    raise ValueError(f'canvas: {strength=} must be from 0 to 1')
 
 
 def replace(latent: Latent, mask: Bool[np.ndarray, '_ _ _']) -> Canvas:

@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool
+from scipy import ndimage
 
 from sora_jax import batch, metrics
 from sora_jax.data.worlds import balls, captions, tracker
 
 Video = metrics.Video
 Videos = list[Video]
+Mask = Bool[np.ndarray, 'T H W']
 Truths = list[balls.Truth]
 
 
@@ -89,10 +91,16 @@ def across(made: Videos, cases: Cases, at: int) -> Figure:
   return step('across the join', made, cases.decoded, cases.truths, at)
 
 
-def changed(made: Videos, cases: Cases, keeps: list[np.ndarray]) -> Figure:
-  """What became of pixels that were to be kept."""
+def changed(made: Videos, cases: Cases, keeps: list[Mask]) -> Figure:
+  """What became of pixels that were to be kept, before they are encoded.
+
+  Raises:
+    ValueError: a clip has none, of which nothing could be said.
+  """
+  if not all(keep.any() for keep in keeps):
+    raise ValueError('figures: a clip has no pixels that were to be kept')
   most = [
-    np.abs(a.astype(int) - b)[keep == 1].max(initial=0)
+    np.abs(a.astype(int) - b)[keep].max()
     for a, b, keep in zip(made, cases.videos, keeps, strict=True)
   ]
   return Figure(
@@ -115,7 +123,16 @@ def recoloured(cases: Cases, decode: Callable[[Videos], Videos]) -> Cases:
   return Cases(prompts, videos, truths, decode(videos))
 
 
-def disc(truth: balls.Truth, size: batch.Size) -> Bool[np.ndarray, 'T H W']:
+def far_from(mask: Mask, pixels: int) -> Mask:
+  """What lies further than so many pixels from what a mask marks.
+
+  In the frame, and in those that can be of one latent with it.
+  """
+  window = (7, 2 * pixels + 1, 2 * pixels + 1)
+  return ~ndimage.maximum_filter(mask, window, mode='constant')
+
+
+def disc(truth: balls.Truth, size: batch.Size) -> Mask:
   """Where the first ball is, and a pixel around it."""
   pixel = balls.UNITS / min(size.width, size.height)
   only = truth._replace(

@@ -24,6 +24,7 @@ LETTERS = 'AI'
 # Facts that may name folders of this computer: a manifest beside the files
 # keeps them, their labels do not.
 PRIVATE = ('xla_flags',)
+PROMPTS = ('negative',)  # and those that are told with the prompt alone
 
 
 class Label(NamedTuple):
@@ -94,7 +95,7 @@ def write(
     fps: Frames per second.
     label: How it is labelled.
     facts: Asked for what the label tells, when all frames are there; those
-      that are PRIVATE it does not.
+      that are PRIVATE it does not, and PROMPTS only where it tells the prompt.
     inputs: Files that it is made of.
 
   Raises:
@@ -106,7 +107,8 @@ def write(
   data = video.encode(path, pixels, fps)
   file = data
   if label.signer:
-    told = {k: v for k, v in facts().items() if k not in PRIVATE}
+    hidden = PRIVATE if label.prompt else (*PRIVATE, *PROMPTS)
+    told = {k: v for k, v in facts().items() if k not in hidden}
     try:
       file = provenance.sign(
         data, path.suffix.lower(), label.signer, told, inputs, label.tsa_url

@@ -1,5 +1,6 @@
 """Flags to scenes: `launch.py sample --task=NAME` with images and videos."""
 
+import functools
 import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from sora_jax.data import transforms, video
 DEFAULTS = {'frames': 16, 'keep': 2, 'strength': 0.6, 'place': ''}
 INPUTS = ('image', 'video', 'mask', *DEFAULTS)
 MOST_LINES = 16
+SAME_RATE = 0.01  # of two rates, by how much one may be off
 BETWEEN_LINES = ' | '  # as a flag gives a prompt of several parts
 
 
@@ -42,7 +44,9 @@ class Asked(NamedTuple):
   place: str
 
   def encoder(self) -> tasks.Encode:
-    return tasks.make_encoder(self.networks, self.tile)
+    """Compiled at its first clip, before which mistakes are found."""
+    made = functools.cache(lambda: tasks.make_encoder(self.networks, self.tile))
+    return lambda clip: made()(clip)
 
   def images(self) -> list[UInt8[np.ndarray, 'H W 3']]:
     return [_frames(name, self.size)[0] for name in self.image]
@@ -94,6 +98,7 @@ def _extend_backwards(asked: Asked) -> tasks.Scene:
 
 def _connect(asked: Asked) -> tasks.Scene:
   _check_same_size('video', asked.video[0], asked.video[1])
+  _check_same_rate(*asked.video)
   one, other = asked.clips()
   known = one, other, asked.frames, asked.keep
   return tasks.connect(asked.encoder(), *known, asked.lines)
@@ -119,7 +124,7 @@ def _replace(asked: Asked) -> tasks.Scene:
   (clip,) = asked.clips()
   if ',' not in asked.mask:
     _check_same_size('mask', asked.video[0], asked.mask)
-  mask = _mask(asked.mask, clip)
+  mask = _mask(asked.mask, asked.video[0], clip)
   return tasks.replace(asked.encoder(), _whole(clip), _whole(mask))
 
 
@@ -219,7 +224,9 @@ def scene_of(
   values: dict[str, Any] = dict(image=[], video=[], mask='')
   values |= DEFAULTS | given
   size, window, tile = settings.size, settings.window, settings.tile
-  scene = task.build(Asked(networks, size, window, tile, max(lines), **values))
+  asked = Asked(networks, size, window, tile, max(lines), **values)
+  _tell_rates(asked)
+  scene = task.build(asked)
   _check_seen(name, task, scene, window)
   if networks.config.model.condition_channels:
     if len(scene.keep) > window:
@@ -363,25 +370,63 @@ def _check_same_size(flag: str, first: str, second: str) -> None:
     )
 
 
-def _mask(text: str, clip: tasks.Video) -> Bool[np.ndarray, 'T H W']:
-  """A box, or a file whose bright pixels are marked: a video, or one image."""
+def _check_same_rate(first: str, second: str) -> None:
+  one, other = (video.read_info(epath.Path(x)).fps for x in (first, second))
+  if abs(one - other) > SAME_RATE * one:
+    raise ValueError(
+      f'{second} has {other:.3g} frames a second, and {first} {one:.3g}; they '
+      'must be of one rate'
+    )
+
+
+def _tell_rates(asked: Asked) -> None:
+  """Says of videos of another rate how fast they will move."""
+  written = asked.networks.config.sample.fps
+  for name in asked.video:
+    rate = video.read_info(epath.Path(name)).fps
+    if abs(rate - written) > SAME_RATE * written:
+      print(
+        f'{name}: of {rate:.3g} frames a second, all frames are taken, and '
+        f'written at {written:.3g}'
+      )
+
+
+def _mask(text: str, name: str, clip: tasks.Video) -> Bool[np.ndarray, 'T H W']:
+  """A box, or a file whose bright pixels are marked: a video, or one image.
+
+  Both are of the video as it lies in its file, and scaled and cut as it is.
+  """
   frames, height, width, _ = clip.shape
   if ',' in text:
-    left, top, wide, high = _numbers('mask', text, 4)
-    mask = np.zeros(clip.shape[:3], bool)
-    mask[:, top : top + high, left : left + wide] = True
-    if left + wide > width or top + high > height or not mask.any():
-      raise ValueError(
-        f'--mask={text} is not inside the {width}x{height} pixels of the video'
-      )
-    return mask
-  bright = _frames(text, batch.Size(width, height, frames)).mean(axis=-1) > 127
+    marked = transforms.cover(_box(text, name), width, height)
+  else:
+    marked = _frames(text, batch.Size(width, height, frames))
+  bright = marked.mean(axis=-1) > 127
   if len(bright) not in (1, frames):
     raise ValueError(
       f'--mask={text} has {len(bright)} frames; it needs 1, or the {frames} of '
       'the video'
     )
+  if not bright.any():
+    raise ValueError(
+      f'--mask={text} marks nothing of what is taken of {name}; mark more'
+    )
   return np.broadcast_to(bright, clip.shape[:3])
+
+
+def _box(text: str, name: str) -> UInt8[np.ndarray, '1 H W 3']:
+  """LEFT,TOP,WIDTH,HEIGHT in pixels of a file, as a picture of its size."""
+  left, top, wide, high = _numbers('mask', text, 4)
+  info = video.read_info(epath.Path(name))
+  inside = left + wide <= info.width and top + high <= info.height
+  if not inside or not wide or not high:
+    raise ValueError(
+      f'--mask={text} is not inside the {info.width}x{info.height} pixels of '
+      f'{name}'
+    )
+  box = np.zeros((1, info.height, info.width, 3), np.uint8)
+  box[:, top : top + high, left : left + wide] = 255
+  return box
 
 
 def _numbers(flag: str, text: str, count: int) -> list[int]:

@@ -32,6 +32,14 @@ TYPES = {
   '.m4v': 'video/x-m4v',
   '.avi': 'video/x-msvideo',
 }
+# What files begin with, or have a little further on.
+SIGNS = (
+  (4, b'ftyp', '.mp4'),
+  (0, b'GIF8', '.gif'),
+  (8, b'WEBP', '.webp'),
+  (0, b'\x89PNG', '.png'),
+  (0, b'\xff\xd8\xff', '.jpg'),
+)
 # In the name of most boxes of a manifest: what is left of a damaged one.
 TRACE = b'jumdc2'
 FACTS = 'org.sora-jax.generation'  # our own assertion
@@ -134,7 +142,9 @@ def sign(
 def read(data: bytes, suffix: str, trust: str = '') -> Report:
   """What a file's label says; `trust` has PEM of certificates to trust."""
   if suffix not in TYPES:
-    return Report(UNLABELLED)
+    suffix = _type_of(data)
+  if not suffix:
+    return _without_manifest(data)
   try:
     reader = c2pa.Reader.try_create(
       TYPES[suffix], io.BytesIO(data), context=_context(trust)
@@ -142,11 +152,24 @@ def read(data: bytes, suffix: str, trust: str = '') -> Report:
   except c2pa.C2paError:
     reader = None
   if reader is None:
-    left = TRACE in data
-    return Report(TAMPERED, (UNREADABLE,)) if left else Report(UNLABELLED)
+    return _without_manifest(data)
   with reader:
     told = json.loads(reader.json())
   return _judged(told, data, suffix)
+
+
+def _without_manifest(data: bytes) -> Report:
+  """Of a file in which C2PA finds nothing: there may be a rest of it."""
+  left = TRACE in data
+  return Report(TAMPERED, (UNREADABLE,)) if left else Report(UNLABELLED)
+
+
+def _type_of(data: bytes) -> str:
+  """The suffix that a file of another name should have; none if unknown."""
+  for at, start, suffix in SIGNS:
+    if data.startswith(start, at):
+      return suffix
+  return ''
 
 
 def _judged(told: dict[str, Any], data: bytes, suffix: str) -> Report:

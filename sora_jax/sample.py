@@ -82,7 +82,11 @@ def _check_one_file(out: epath.Path, count: int, format_: str | None) -> None:
 def override(
   settings: generate.Settings, flags: types.SimpleNamespace
 ) -> generate.Settings:
-  """generate.Settings with those replaced that were given as flags."""
+  """generate.Settings with those replaced that were given as flags.
+
+  Raises:
+    ValueError: they would make nothing.
+  """
   given = {
     name: getattr(flags, name)
     for name in generate.Settings._fields
@@ -90,7 +94,13 @@ def override(
   }
   if 'guidance' in given and settings.boundary:  # of both experts
     given = {'guidance_below': given['guidance']} | given
-  return settings._replace(**given)
+  settings = settings._replace(**given)
+  if settings.guidance_rule == 'zero_star' and settings.steps == 1:
+    raise ValueError(
+      '--guidance_rule=zero_star leaves out the first step, and --steps=1 has '
+      'no other; take 2 or more'
+    )
+  return settings
 
 
 def unlearned(size: batch.Size, learned: Sequence[str]) -> str:

@@ -257,14 +257,16 @@ def replace(studio: Studio) -> Result:
   """A clip whose first ball is replaced, under a mask that goes with it."""
   cases = studio.cases()
   told = figures.recoloured(cases, studio.decode)
+  masks = [figures.disc(truth, studio.settings.size) for truth in cases.truths]
   scenes = [
-    tasks.replace(
-      studio.encode, true, figures.disc(truth, studio.settings.size)
-    )
-    for true, truth in zip(cases.videos, cases.truths, strict=True)
+    tasks.replace(studio.encode, true, mask)
+    for true, mask in zip(cases.videos, masks, strict=True)
   ]
   made = studio.paint(scenes, told.captions)
-  change = figures.changed(made, cases, [scene.keep for scene in scenes])
+  # A mask is grown to whole latents, and by one more.
+  grown = 2 * studio.networks.config.autoencoder.space
+  keeps = [figures.far_from(mask, grown) for mask in masks]
+  change = figures.changed(made, cases, keeps)
   return [change, *figures.repainted(made, told)], made
 
 
@@ -277,7 +279,11 @@ def outpaint(studio: Studio) -> Result:
     for true in cases.videos
   ]
   made = studio.paint(scenes, cases.captions)
-  change = figures.changed(made, cases, [scene.keep for scene in scenes])
+  around = np.ones(cases.videos[0].shape[:3], bool)
+  around[:, :, left : left + 48] = False
+  grown = 2 * studio.networks.config.autoencoder.space
+  keeps = [figures.far_from(around, grown)] * studio.count
+  change = figures.changed(made, cases, keeps)
   return [change, *figures.promises(made, cases)], made
 
 

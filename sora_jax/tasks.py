@@ -158,7 +158,16 @@ def condition(
 def animate(
   encode: Encode, image: UInt8[np.ndarray, 'H W 3'], frames: int
 ) -> Scene:
-  """A still that starts to move: frame 0 is the image."""
+  """A still that starts to move: frame 0 is the image.
+
+  Raises:
+    ValueError: a clip of one frame, which is the image.
+  """
+  if frames < 5:
+    raise ValueError(
+      f'animate: {frames} frames leave none to make; take 5 or more, as '
+      '--size=64x64x33'
+    )
   return _around({0: image[None]}, {0: encode(image[None])}, frames)
 
 
@@ -261,6 +270,7 @@ def _latents(frames: int) -> int:
 
 def edit(encode: Encode, clip: Video, strength: float) -> Scene:
   """A clip repainted by the prompt, from itself noised to `strength`."""
+  canvas_lib.check_strength(strength)
   canvas = canvas_lib.edit(encode(clip), strength)
   return _scene(canvas, clip, np.zeros(clip.shape[:3], np.float32))
 
@@ -284,6 +294,8 @@ def replace(
       f'replace: a mask of {mask.shape} frames, rows and columns; the clip has '
       f'{clip.shape[:3]}'
     )
+  if not mask.any():
+    raise ValueError('replace: the mask marks nothing to repaint')
   latent = encode(clip)
   marked = _latent_mask(mask, latent.shape[:3])
   canvas = canvas_lib.replace(latent, _grown(marked))

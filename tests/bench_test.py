@@ -42,8 +42,8 @@ def test_every_way_is_told_to_have_equal_bits(model, no_processes, capsys):
   names = [line[:34].strip() for line in lines]
   assert names == [
     *('a request of 1', 'a request of 3', 'a request of 8', 'in other slots'),
-    *('data=2', 'data=2 fsdp=1', 'data=4', 'data=2 fsdp=2'),
-    *('data=8', 'data=2 fsdp=4', 'tensor=2', 'context=2', '3 times'),
+    *('data=2', 'fsdp=2', 'data=4', 'fsdp=4'),
+    *('data=8', 'fsdp=8', 'tensor=2', 'context=2', '3 times'),
   ]
   assert all(line.endswith('equal bits') for line in lines)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sora_jax import batch, figures, metrics
+from sora_jax import batch, figures, metrics, tasks
 from sora_jax.data.worlds import balls, captions, tracker
 
 SIZE = batch.Size(64, 64, 33)
@@ -85,12 +85,31 @@ def test_other_colours_are_told_and_found():
 def test_what_was_to_be_kept_is_held_to_every_pixel():
   true = cases(2)
   made = [video.copy() for video in true.videos]
-  keeps = [np.ones(video.shape[:3], np.float32) for video in made]
+  keeps = [np.ones(video.shape[:3], bool) for video in made]
   assert figures.changed(made, true, keeps).made == 0
   made[1][3, 5, 6, 2] -= 9
   assert figures.changed(made, true, keeps).made == 9
-  keeps[1][3, 5, 6] = 0.5
+  keeps[1][3, 5, 6] = False
   assert figures.changed(made, true, keeps).made == 0
+  keeps[0][:] = False
+  with pytest.raises(ValueError, match='no pixels that were to be kept'):
+    figures.changed(made, true, keeps)
+
+
+def test_far_is_further_than_what_a_mask_is_grown_by():
+  mask = np.zeros((33, 64, 64), bool)
+  mask[10, 20:24, 30] = True
+  far = figures.far_from(mask, 16)
+  assert not far[7:14, 4:40, 14:47].any()
+  assert far[:7].all() and far[14:].all() and far[10, :4].all()
+  assert far[10, 40:].all() and far[10, :, :14].all() and far[10, :, 47:].all()
+  # However it lies on latents, what it is grown to is nearer.
+  painted = tasks.replace(
+    lambda clip: np.zeros((9, 8, 8, 4), np.float32),
+    np.zeros((33, 64, 64, 3), np.uint8),
+    mask,
+  )
+  assert (painted.keep[far] == 1).all() and (painted.keep < 1).any()
 
 
 def test_a_disc_covers_its_ball_and_a_pixel_more():

@@ -93,6 +93,47 @@ def test_a_clip_has_the_same_bits_in_any_slot(networks, alone):
   assert_same(made, [alone[i] for i in order])
 
 
+def known_latent(seed):
+  rng = np.random.default_rng(seed)
+  return rng.normal(size=(1, 4, 4, 4)).astype(np.float32)
+
+
+def painted(task, seed):
+  """Canvases of one layout, and of other known pieces."""
+  ends = {0: known_latent(seed), 4: known_latent(seed + 1)}
+  between = canvas.keyframes(ends, 5)
+  whole = np.concatenate([known_latent(seed)] * 3)
+  mask = np.zeros((3, 4, 4), bool)
+  mask[:, :2, :2] = True
+  return {
+    'keyframes': lambda: between,
+    'openings': lambda: canvas.keyframes(ends, 5, {4: known_latent(seed + 2)}),
+    'connect': lambda: canvas.two_stories(between),
+    'loop': lambda: canvas.loop(3, 4, 4, 4),
+    'edit': lambda: canvas.edit(whole, 0.6),
+    'replace': lambda: canvas.replace(whole, mask),
+  }[task]()
+
+
+@pytest.mark.parametrize(
+  'task', ['keyframes', 'openings', 'connect', 'loop', 'edit', 'replace']
+)
+def test_what_is_known_changes_nothing_of_the_clips_beside(networks, task):
+  prompts = 'a ball\na cube' if task == 'connect' else 'a ball'
+  requests = [
+    generate.Request(prompts, 100 + i, painted(task, 10 * i)) for i in range(5)
+  ]
+  make = generate.make_generator(networks, SETTINGS, mesh_of(1))
+  alone = [next(make([request])) for request in requests]
+  assert len({clip.digest for clip in alone}) == len(alone)
+  assert_same(make(requests), alone)
+  for devices, sizes in ((2, {'data': 2}), (2, {'data': 1, 'fsdp': 2})):
+    make = generate.make_generator(
+      networks, SETTINGS, mesh_of(devices, **sizes)
+    )
+    assert_same(make(requests[::-1]), alone[::-1])
+
+
 def test_a_stochastic_sampler_has_noise_of_the_clip_alone(networks, alone):
   settings = SETTINGS._replace(sampler='ancestral')
   make = generate.make_generator(networks, settings, mesh_of(1))
@@ -171,7 +212,9 @@ def test_zero_star_stands_still_at_first(networks):
   ('devices', 'sizes'),
   [
     (2, {'data': 2}),
+    (4, {'data': 4}),
     (8, {'data': 8}),
+    (8, {'data': 1, 'fsdp': 8}),
     (8, {'data': 2, 'fsdp': 4}),
     (4, {'data': 2, 'tensor': 2}),
     (4, {'data': 2, 'context': 2}),

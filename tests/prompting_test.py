@@ -32,6 +32,8 @@ def files(tmp_path_factory):
   for name, size in sizes.items():
     frames = rng.integers(0, 256, (*size, 3), np.uint8)
     video.write_video(folder / name, frames, 10.0)
+  slow = rng.integers(0, 256, (9, 32, 32, 3), np.uint8)
+  video.write_video(folder / 'slow.mp4', slow, 5.0)
   mask = np.zeros((1, 32, 32, 3), np.uint8)
   mask[:, :16] = 255
   video.write_video(folder / 'mask.png', mask, 10.0)
@@ -116,6 +118,26 @@ def test_a_mask_is_a_file_or_a_box(networks, files, mask):
   made = scene(networks, files, 'replace', video=['a.mp4'], mask=mask)
   # Two rows of latents, and the one that saw beyond them.
   assert made.canvas.start[0, :, 0].tolist() == [1, 1, 1, 0]
+
+
+def test_a_box_is_in_pixels_of_the_file(networks, files):
+  """Which is scaled to half, and so is the box."""
+  given = dict(video=['b.mp4'], mask='0,0,64,32')
+  made = scene(networks, files, 'replace', **given)
+  assert made.canvas.start[0, :, 0].tolist() == [1, 1, 1, 0]
+  corner = dict(video=['b.mp4'], mask='56,56,8,8')
+  made = scene(networks, files, 'replace', **corner)
+  assert made.canvas.start[0].sum(axis=0).tolist() == [0, 0, 2, 2]
+
+
+def test_videos_of_another_rate_are_told_how_they_are_read(
+  networks, files, capsys
+):
+  scene(networks, files, 'extend', video=['slow.mp4'], frames=4, keep=1)
+  told = 'slow.mp4: of 5 frames a second, all frames are taken, and written at '
+  assert told in capsys.readouterr().out
+  scene(networks, files, 'extend', video=['c.mp4'], frames=4, keep=1)
+  assert not capsys.readouterr().out
 
 
 def test_a_mask_may_have_the_frames_of_its_video_and_is_cut_with_it(
@@ -314,10 +336,30 @@ def test_a_video_lies_in_the_middle_of_a_larger_frame(networks, files):
       '3 parts .* listens to 2',
     ),
     ('storyboard', dict(prompts=['a\nb', 'a']), r'have \[1, 2\] parts'),
+    (
+      'replace',
+      dict(video=['b.mp4'], mask='60,0,8,8'),
+      '--mask=60,0,8,8 is not inside the 64x64 pixels of .*b.mp4',
+    ),
+    (
+      'connect',
+      dict(video=['c.mp4', 'slow.mp4']),
+      'slow.mp4 has 5 frames a second, and .*c.mp4 10; they must be of',
+    ),
+    (
+      'edit',
+      dict(video=['a.mp4'], strength=1.5),
+      'strength=1.5 must be from 0',
+    ),
+    (
+      'animate',
+      dict(image=['a.png'], size=batch.Size(32, 32, 1)),
+      'animate: 1 frames leave none to make; take 5 or more',
+    ),
   ],
 )
 def test_wrong_combinations_are_refused_in_one_line(
-  networks, files, task, given, message
+  networks, files, no_jit, task, given, message
 ):
   with pytest.raises(ValueError, match=message) as error:
     scene(networks, files, task, **given)

@@ -87,12 +87,40 @@ def test_a_step_that_differs_the_second_time_stops_the_run(state):
   assert "in 1 tensors: [0]['trainable']['kernel'];" in str(error.value)
 
 
+def mesh_of(**axes):
+  kinds = (jax.sharding.AxisType.Auto,) * len(axes)
+  return jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=kinds)
+
+
 def test_a_bit_on_one_of_eight_devices_is_noticed():
-  mesh = jax.make_mesh((8,), ('x',), axis_types=(jax.sharding.AxisType.Auto,))
-  sharding = NamedSharding(mesh, P('x'))
+  sharding = NamedSharding(mesh_of(x=8), P('x'))
   values = np.arange(64, dtype=np.float32)
   wrong = values.copy()
   wrong[61] = np.nextafter(wrong[61], 100)
   place = lambda x: {'w': jax.device_put(x, sharding)}
   assert differing(place(values), place(values)) == []
   assert differing(place(values), place(wrong)) == ["['w']"]
+
+
+@pytest.mark.parametrize('bad', [0, 5, 7])
+@pytest.mark.parametrize('spec', [P(), P('fsdp'), P(None, ('fsdp',))])
+def test_a_copy_that_differs_from_the_others_is_noticed(bad, spec):
+  """Of two runs that agree, too: a chip may be wrong in the same way twice."""
+  mesh = mesh_of(data=2, fsdp=4)
+  sharding = NamedSharding(mesh, spec)
+  values = np.random.default_rng(0).normal(size=(8, 8)).astype(np.float32)
+
+  def place(wrong):
+    parts = []
+    for i, device in enumerate(mesh.devices.flat):
+      part = values[sharding.devices_indices_map((8, 8))[device]].copy()
+      if wrong and i == bad:
+        part.reshape(-1)[3] = np.nextafter(part.reshape(-1)[3], 100)
+      parts.append(jax.device_put(part, device))
+    whole = jax.make_array_from_single_device_arrays((8, 8), sharding, parts)
+    step = jax.device_put(np.int32(1), NamedSharding(mesh, P()))
+    return {'step': step, 'w': whole}
+
+  assert differing(place(False), place(False)) == []
+  assert differing(place(False), place(True)) == ["['w']"]
+  assert differing(place(True), place(True)) == ["['w']"]

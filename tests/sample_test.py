@@ -67,11 +67,16 @@ def test_adapters_of_a_file_are_added(call, model, tmp_path):
   adapters.write(tmp_path, added, 'float32')
   plain = call()
   adapted = call(
-    lora=str(tmp_path / f'{adapters.STEM}.safetensors'),
+    lora=[str(tmp_path / f'{adapters.STEM}.safetensors')],
     out=str(tmp_path / 'adapted'),
   )
   for name in ('latent_sha256', 'weights_sha256'):
     assert plain[0][name] != adapted[0][name]
+
+
+def test_a_guidance_that_leaves_out_the_only_step_is_refused(call):
+  with pytest.raises(ValueError, match='--steps=1 has no other; take 2'):
+    call(guidance_rule='zero_star', steps=1)
 
 
 def test_clips_are_made_beside_a_run_on_many_devices(model, tmp_path):
@@ -252,7 +257,7 @@ def test_a_picture_is_one_frame_in_a_file_of_its_own_name(call, tmp_path, name):
 
 
 def test_files_are_labelled_with_what_made_them(call, tmp_path):
-  row, _ = call(visible_label=True)
+  row, _ = call(visible_label=True, negative='a secret')
   report = verify.verify(tmp_path / 'out' / row['file'])
   assert report.verdict == 'valid'
   said = ('model', 'weights_sha256', 'seed', 'size', 'steps', 'latent_sha256')
@@ -260,13 +265,14 @@ def test_files_are_labelled_with_what_made_them(call, tmp_path):
     name: row[name] for name in said
   }
   assert 'prompt' not in report.facts
-  assert (
-    PROMPTS[0].encode() not in (tmp_path / 'out' / row['file']).read_bytes()
-  )
+  assert row['negative'] == 'a secret' and 'negative' not in report.facts
+  data = (tmp_path / 'out' / row['file']).read_bytes()
+  assert PROMPTS[0].encode() not in data and b'secret' not in data
   # Another label makes the file again; none makes no label.
-  row, _ = call(label_prompt=True)
+  row, _ = call(label_prompt=True, negative='a secret')
   report = verify.verify(tmp_path / 'out' / row['file'])
   assert report.facts['prompt'] == PROMPTS[0]
+  assert report.facts['negative'] == 'a secret'
   row, _ = call(unlabelled=True)
   assert row['signed_by'] == '' and row['file_sha256'] == row['video_sha256']
   report = verify.verify(tmp_path / 'out' / row['file'])

@@ -28,6 +28,8 @@ def files(tmp_path):
   label.write(path('edit.mp4'), [frames], 10.0, mine, lambda: facts, inputs)
   data = path('good.mp4').read_bytes()
   path('cut.mp4').write_bytes(data[:-9])
+  path('download').write_bytes(data)
+  path('rest').write_bytes(data[9:])
   return tmp_path
 
 
@@ -51,6 +53,8 @@ def call(files, capsys):
     ('cut.mp4', 'tampered', 1),
     ('again.mp4', 'watermark only', 1),
     ('plain.mp4', 'unlabelled', 1),
+    ('download', 'valid', 0),  # what it is, its first bytes say
+    ('rest', 'tampered', 1),
   ],
 )
 def test_each_file_has_its_verdict(call, name, verdict, status):
