@@ -134,7 +134,7 @@ def keyframes(
   if not canvas.start.any():
     raise ValueError(
       f'canvas: all of the {frames} latent frames are known, which leaves none '
-      'to make; ask for a longer clip, as --size=64x64x33'
+      'to make; ask for a longer clip'
     )
   for at, opening in (openings or {}).items():
     if at < 1 or at not in pieces:

@@ -49,7 +49,7 @@ class Asked(NamedTuple):
     return lambda clip: made()(clip)
 
   def images(self) -> list[UInt8[np.ndarray, 'H W 3']]:
-    return [_frames(name, self.size)[0] for name in self.image]
+    return [_still(name, self.size) for name in self.image]
 
   def clips(self, whole: bool = False) -> list[tasks.Video]:
     """Frames at the size asked for; if `whole`, as many as fill latents."""
@@ -132,17 +132,30 @@ def _outpaint(asked: Asked) -> tasks.Scene:
   (name,) = asked.video
   clip = _whole(_read(name))
   size = asked.size._replace(frames=len(clip))
-  if size.width <= clip.shape[2] and size.height <= clip.shape[1]:
+  sides = (size.width, clip.shape[2]), (size.height, clip.shape[1])
+  if any(a < b for a, b in sides) or all(a == b for a, b in sides):
     raise ValueError(
       f'--task=outpaint needs a --size larger than the {clip.shape[2]}x'
       f'{clip.shape[1]} pixels of the video, not {size.width}x{size.height}'
     )
-  middle = (size.width - clip.shape[2]) // 2, (size.height - clip.shape[1]) // 2
-  left, top = _numbers('place', asked.place, 2) if asked.place else middle
+  spare = size.width - clip.shape[2], size.height - clip.shape[1]
+  left, top = spare[0] // 2, spare[1] // 2
+  if asked.place:
+    left, top = _numbers('place', asked.place, 2)
+    if left > spare[0] or top > spare[1]:
+      raise ValueError(
+        f'--place={asked.place}: the video may lie from 0,0 to '
+        f'{spare[0]},{spare[1]}'
+      )
   return tasks.outpaint(asked.encoder(), clip, size, left, top)
 
 
 def _storyboard(asked: Asked) -> tasks.Scene:
+  if asked.lines < 2:
+    raise ValueError(
+      f'--task=storyboard: a prompt has parts, as A{BETWEEN_LINES}B, and this '
+      'has one'
+    )
   _check_parts(asked, 'storyboard', asked.lines, 'parts')
   return spoken(_text(asked), asked.lines)
 
@@ -212,6 +225,7 @@ def scene_of(
     raise ValueError(f'--task={name} is unknown{hint}')
   task = TASKS[name]
   _check_given(name, task, given)
+  _check_files(given)
   _check_frames(name, given)
   lines = {len(prompt.split('\n')) for prompt in prompts}
   if max(lines) > task.lines:
@@ -219,6 +233,8 @@ def scene_of(
       f'--task={name}: a prompt has {max(lines)} parts between '
       f'{BETWEEN_LINES.strip()!r}; it listens to {task.lines}'
     )
+  if any(not part.strip() for x in prompts for part in x.split('\n')):
+    raise ValueError(f'--task={name}: a part of a prompt is empty; fill it in')
   if len(lines) > 1:
     raise ValueError(f'prompts have {sorted(lines)} parts; they need as many')
   values: dict[str, Any] = dict(image=[], video=[], mask='')
@@ -236,6 +252,17 @@ def scene_of(
       )
     scene = tasks.condition(networks, scene, tile)
   return scene
+
+
+def numbers_of(flags: types.SimpleNamespace) -> dict[str, Any]:
+  """Flags of a task that are no names of files, as they were given or are."""
+  values: dict[str, Any] = {}
+  for name in TASKS[flags.task].may:
+    value = getattr(flags, name, None)
+    values[name] = DEFAULTS.get(name) if value is None else value
+  if ',' not in str(values.get('mask', ',')):  # a file
+    del values['mask']
+  return values
 
 
 def inputs_of(flags: types.SimpleNamespace) -> tuple[provenance.Input, ...]:
@@ -281,6 +308,16 @@ def _check_given(name: str, task: Task, given: dict[str, Any]) -> None:
     raise ValueError(
       f'--task={name} needs --mask=FILE, or LEFT,TOP,WIDTH,HEIGHT in pixels'
     )
+
+
+def _check_files(given: dict[str, Any]) -> None:
+  mask = given.get('mask', ',')
+  names = {'image': given.get('image', ()), 'video': given.get('video', ())}
+  names['mask'] = () if ',' in mask else (mask,)
+  for flag, files in names.items():
+    for file in files:
+      if not epath.Path(file).exists():
+        raise ValueError(f'--{flag}={file}: there is no such file')
 
 
 def _check_parts(
@@ -339,6 +376,17 @@ def _read(name: str) -> tasks.Video:
   """All frames of a video or an image, at its own size."""
   path = epath.Path(name)
   return video.read_frames(path, 0, video.read_info(path).frames)
+
+
+def _still(name: str, size: batch.Size) -> UInt8[np.ndarray, 'H W 3']:
+  """An image, as `_frames`; ValueError: it is a video."""
+  frames = _frames(name, size)
+  if len(frames) > 1:
+    raise ValueError(
+      f'--image={name} has {len(frames)} frames; give a still, or the video to '
+      'another task'
+    )
+  return frames[0]
 
 
 def _frames(name: str, size: batch.Size) -> tasks.Video:

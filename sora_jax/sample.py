@@ -64,6 +64,7 @@ def main(
     'size': str(scene.size),
     'task': flags.task,
     'scene_sha256': scene.digest,
+    **prompting.numbers_of(flags),
   }
   inputs = prompting.inputs_of(flags)
   write_all(networks, settings, scene, requests, paths, run_card, label, inputs)

@@ -164,9 +164,10 @@ def animate(
     ValueError: a clip of one frame, which is the image.
   """
   if frames < 5:
+    height, width, _ = image.shape
     raise ValueError(
-      f'animate: {frames} frames leave none to make; take 5 or more, as '
-      '--size=64x64x33'
+      'animate: the image is the first frame, and there is no other; ask for '
+      f'more, as --size={width}x{height}x33'
     )
   return _around({0: image[None]}, {0: encode(image[None])}, frames)
 

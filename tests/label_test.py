@@ -1,10 +1,14 @@
 """Labels by flags, and what they do to frames and files."""
 
+import datetime
 import types
 
 import numpy as np
 import pytest
 import tiny
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from etils import epath
 
 from sora_jax import certificate, label, metrics, provenance, watermark
@@ -31,6 +35,34 @@ def test_a_certificate_of_the_user_signs(tmp_path, monkeypatch):
   assert given.signer == user
   assert given.card['signed_by'] == user.fingerprint
   assert not certificate.home().exists()
+
+
+def test_a_certificate_that_c2pa_does_not_take_is_refused_at_once(tmp_path):
+  key = ec.generate_private_key(ec.SECP256R1())
+  name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, 'me')])
+  now = datetime.datetime.now(datetime.UTC)
+  own = (
+    x509
+    .CertificateBuilder()
+    .subject_name(name)
+    .issuer_name(name)
+    .public_key(key.public_key())
+    .serial_number(1)
+    .not_valid_before(now)
+    .not_valid_after(now + datetime.timedelta(days=9))
+    .sign(key, hashes.SHA256())
+  )
+  pem = serialization.Encoding.PEM
+  (tmp_path / 'own.pem').write_bytes(own.public_bytes(pem))
+  (tmp_path / 'key.pem').write_bytes(
+    key.private_bytes(
+      pem,
+      serialization.PrivateFormat.PKCS8,
+      serialization.NoEncryption(),
+    )
+  )
+  with pytest.raises(ValueError, match='own.pem: cannot sign: .* in the PEM'):
+    of(certificate=f'{tmp_path}/own.pem', key=f'{tmp_path}/key.pem')
 
 
 def write(path, frames, made, inputs=(), **more):

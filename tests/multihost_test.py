@@ -36,6 +36,7 @@ def train(places, workdir, processes, *more):
     f'--config.run.steps={STEPS}',
     '--config.optim.warmup_steps=2',
     *('--config.run.log_every=1', '--config.run.save_every=3'),
+    '--config.run.replay_every=2',
     *('--config.run.sample_every=3', f'--workdir={workdir}', *more),
   ]
   with socket.socket() as free:

@@ -354,7 +354,25 @@ def test_a_video_lies_in_the_middle_of_a_larger_frame(networks, files):
     (
       'animate',
       dict(image=['a.png'], size=batch.Size(32, 32, 1)),
-      'animate: 1 frames leave none to make; take 5 or more',
+      'there is no other; ask for more, as --size=32x32x33',
+    ),
+    ('animate', dict(image=['a.mp4']), 'a.mp4 has 12 frames; give a still, or'),
+    (
+      'extend',
+      dict(video=['no.mp4']),
+      '--video=.*no.mp4: there is no such',
+    ),
+    ('storyboard', {}, r'a prompt has parts, as A \| B, and this has'),
+    ('storyboard', dict(prompts=['a\n\nb']), 'a part of a prompt is empty'),
+    (
+      'outpaint',
+      dict(video=['a.mp4'], size=batch.Size(64, 16, 9)),
+      'needs a --size larger than the 32x32 pixels of the video, not 64x16',
+    ),
+    (
+      'outpaint',
+      dict(video=['a.mp4'], size=batch.Size(64, 48, 9), place='0,24'),
+      '--place=0,24: the video may lie from 0,0 to 32,16',
     ),
   ],
 )

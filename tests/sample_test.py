@@ -285,6 +285,14 @@ def test_a_video_that_goes_on_names_the_one_before(call, tmp_path):
   given = dict(task='extend', video=[str(path)], keep=1, frames=4)
   row, *_ = call(out=str(tmp_path / 'more'), prompt=['on'], **given)
   report = verify.verify(tmp_path / 'more' / row['file'])
+  assert (
+    (row['frames'], row['keep'])
+    == (4, 1)
+    == (
+      report.facts['frames'],
+      report.facts['keep'],
+    )
+  )
   # The file is named after its prompt.
   assert b'ball' not in (tmp_path / 'more' / row['file']).read_bytes()
   assert report.verdict == 'valid'
