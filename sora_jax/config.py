@@ -53,7 +53,7 @@ class RunConfig:
   sample_every: int = 2_000  # steps; 0 is off
   # Steps between two that are taken twice, to notice a chip that computes
   # wrong; 0 is off. Reading clips and numbers goes on meanwhile, so that at 100
-  # it costs 0.8 % of the time on two cores.
+  # it costs 0.9 % of the time on two cores.
   replay_every: int = 0
   onednn: bool = False  # on a CPU, convolve by it in bfloat16; needs torch
   export_dtype: str = 'float32'  # of the weights in the exported model
