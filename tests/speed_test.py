@@ -61,7 +61,7 @@ def test_models_that_need_more_than_a_prompt_are_refused(
   model = networks.Networks(config := tiny.config(), {})
   monkeypatch.setattr(networks, 'read', lambda path: model)
   config.model.condition_channels = 20
-  with pytest.raises(ValueError, match='need an image'):
+  with pytest.raises(ValueError, match='makes clips from prompts alone'):
     bench.main(None, flags(epath.Path(tmp_path)))
   config.model.condition_channels = 0
   config.sample.size, config.sample.window = '32x32x33', 17
