@@ -39,6 +39,7 @@ VERBS = {
     MODEL,
     cli.Flag('prompt', 'TEXT', 'repeatable', flags.DEFINE_multi_string),
     cli.Flag('prompts', 'FILE', 'prompts, one a line; resumes by itself'),
+    cli.switch('multihost', 'share them out with the other hosts'),
     cli.Flag('task', 'NAME', 'way of prompting; see README', default='text'),
     cli.Flag('image', 'FILE', 'repeatable', flags.DEFINE_multi_string),
     cli.Flag('video', 'FILE', 'repeatable', flags.DEFINE_multi_string),

@@ -10,6 +10,7 @@ before signing, as no two signatures are equal. `--what=cache` is in
 import json
 import math
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -146,6 +147,9 @@ def ways(
   for devices in (n for n in (1, 2) if n <= len(jax.devices())):
     made = elsewhere(flags, settings, devices)
     yield Way(f'another process, {devices} devices', everyone, made)
+  if jax.default_backend() == 'cpu':
+    made = elsewhere(flags, settings, 1, processes=2)
+    yield Way('two processes of one job', everyone, made)
 
 
 def sampled(
@@ -164,44 +168,63 @@ def sampled(
 
 
 def elsewhere(
-  flags: types.SimpleNamespace, settings: generate.Settings, devices: int
+  flags: types.SimpleNamespace,
+  settings: generate.Settings,
+  devices: int,
+  processes: int = 1,
 ) -> Latents:
-  """Latents that a process of its own has made, on so many devices."""
+  """Latents that other processes have made, each on so many devices."""
+  code = 'import sys; from sora_jax import bench; bench.write(*sys.argv[1:])'
+  model = str(flags.model or networks_lib.SHIPPED)
+  command = [sys.executable, '-c', code, model]
+  command += [str(settings.steps), str(devices)]
+  environment = os.environ | {
+    'JAX_NUM_CPU_DEVICES': str(devices),
+    # A GPU is shared with this process.
+    'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',
+  }
+  if processes > 1:
+    with socket.socket() as free:
+      free.bind(('localhost', 0))
+      address = f'localhost:{free.getsockname()[1]}'
+    environment |= {
+      'JAX_COORDINATOR_ADDRESS': address,
+      'JAX_NUM_PROCESSES': str(processes),
+    }
   with tempfile.TemporaryDirectory() as folder:
-    out = f'{folder}/latents.npy'
-    code = 'import sys; from sora_jax import bench; bench.write(*sys.argv[1:])'
-    model = str(flags.model or networks_lib.SHIPPED)
-    asked = settings.steps, devices
-    done = subprocess.run(
-      [sys.executable, '-c', code, model, *map(str, asked), out],
-      env=os.environ
-      | {
-        'JAX_NUM_CPU_DEVICES': str(devices),
-        # A GPU is shared with this process.
-        'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',
-      },
-      capture_output=True,
-      text=True,
-    )
-    if done.returncode:
-      raise ValueError(f'a second process failed: {done.stderr[-400:]}')
-    return list(np.load(out))
+    running = [
+      subprocess.Popen(
+        [*command, f'{folder}/{i}.npy'],
+        env=environment | ({'JAX_PROCESS_ID': str(i)} if processes > 1 else {}),
+        stderr=subprocess.PIPE,
+        text=True,
+      )
+      for i in range(processes)
+    ]
+    for process in running:
+      said = process.communicate()[1]
+      if process.returncode:
+        raise ValueError(f'another process failed: {said[-400:]}')
+    made = [np.load(f'{folder}/{i}.npy') for i in range(processes)]
+  return [made[i % processes][i // processes] for i in range(CLIPS)]
 
 
 def write(model: str, steps: str, devices: str, out: str) -> None:
-  """What the other process does: samples all clips on so many devices."""
+  """What another process does: samples its share on so many devices."""
+  if 'JAX_PROCESS_ID' in os.environ:
+    sharding.join_hosts()
   networks = networks_lib.read(model)
   settings = generate.settings_of(networks.config.sample)
   settings = settings._replace(steps=int(steps))
-  mesh = _mesh(int(devices))
-  latents = sampled(networks, settings, mesh, [list(range(CLIPS))])
+  own = list(range(CLIPS))[jax.process_index() :: jax.process_count()]
+  latents = sampled(networks, settings, _mesh(int(devices)), [own])
   np.save(out, np.stack(latents))
 
 
 def _mesh(devices: int, **axes: int) -> jax.sharding.Mesh:
   data = devices // math.prod(axes.values())
   shape = sharding.MeshConfig(data=data, **axes)
-  return sharding.make_mesh(shape, jax.devices()[:devices])
+  return sharding.make_mesh(shape, jax.local_devices()[:devices])
 
 
 def compare(one: epath.Path, other: epath.Path) -> None:

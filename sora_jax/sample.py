@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
 
 from sora_jax import (
   batch,
@@ -28,6 +29,7 @@ from sora_jax import (
 )
 from sora_jax.data import encoders, sheets, video
 
+MANIFEST = 'manifest.jsonl'
 LONGEST_NAME = 80  # characters before the seed
 
 
@@ -36,6 +38,8 @@ def main(
 ) -> None:
   """`launch.py sample`: prompts to files, and a manifest of what was made."""
   del config
+  if getattr(flags, 'multihost', False):
+    sharding.join_hosts()
   label = label_lib.of(flags)
   sharding.use_cores()
   model = epath.Path(flags.model or networks_lib.SHIPPED)
@@ -67,7 +71,22 @@ def main(
     **prompting.numbers_of(flags),
   }
   inputs = prompting.inputs_of(flags)
-  write_all(networks, settings, scene, requests, paths, run_card, label, inputs)
+  _gather(paths[0].parent)
+  own = slice(jax.process_index(), None, jax.process_count())
+  if paths[own]:
+    write_all(
+      networks,
+      settings,
+      scene,
+      requests[own],
+      paths[own],
+      run_card,
+      label,
+      inputs,
+    )
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices('clips')
+  _gather(paths[0].parent)
 
 
 def _check_one_file(out: epath.Path, count: int, format_: str | None) -> None:
@@ -191,12 +210,16 @@ def write_all(
 
   The manifest lies beside the files. A clip is left as it is where the
   manifest has it with the same prompt, seed, card and label, and its file has
-  the bytes that the manifest says.
+  the bytes that the manifest says. Of several processes each keeps one of its
+  own, see `_gather`.
   """
   check_paths(paths, scene.size)
-  manifest = paths[0].parent / 'manifest.jsonl'
+  manifest = paths[0].parent / MANIFEST
   paths[0].parent.mkdir(parents=True, exist_ok=True)
   known = _read_manifest(manifest)
+  if jax.process_count() > 1:
+    manifest = manifest.with_name(f'manifest.{jax.process_index()}.jsonl')
+    known = {p.name: known[p.name] for p in paths if p.name in known}
   wanted = [
     {'file': p.name, 'prompt': r.prompt, 'seed': r.seed} | run_card | label.card
     for p, r in zip(paths, requests, strict=True)
@@ -300,6 +323,23 @@ def _is_made(
 
 def _sha256(path: epath.Path) -> str:
   return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _gather(folder: epath.Path) -> None:
+  """Puts what each of several processes has told into the one manifest.
+
+  They share the folder, or each has its own part of the files in its own.
+  """
+  parts = sorted(folder.glob('manifest.*.jsonl'))
+  if jax.process_index() == 0 and parts:
+    known = _read_manifest(folder / MANIFEST)
+    for part in parts:
+      known |= _read_manifest(part)
+    _write_manifest(folder / MANIFEST, known)
+    for part in parts:
+      part.unlink()
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices('manifests')
 
 
 def _read_manifest(path: epath.Path) -> dict[str, dict[str, Any]]:

@@ -28,7 +28,7 @@ def flags(model, /, **given):
 @pytest.fixture
 def no_processes(monkeypatch):
   """Other processes are tried by the slow test alone."""
-  monkeypatch.setattr(bench, 'elsewhere', lambda *unused: [])
+  monkeypatch.setattr(bench, 'elsewhere', lambda *unused, **more: [])
   whole = bench.ways
   monkeypatch.setattr(
     bench, 'ways', lambda *args: (w for w in whole(*args) if w.latents)

@@ -39,6 +39,11 @@ def train(places, workdir, processes, *more):
     '--config.run.replay_every=2',
     *('--config.run.sample_every=3', f'--workdir={workdir}', *more),
   ]
+  run(command, processes, devices=2 // processes)
+
+
+def run(command, processes, devices):
+  """A command in one process, or in several that find each other."""
   with socket.socket() as free:
     free.bind(('localhost', 0))
     address = f'localhost:{free.getsockname()[1]}'
@@ -46,7 +51,7 @@ def train(places, workdir, processes, *more):
   for index in range(processes):
     environment = os.environ | {
       'JAX_PLATFORMS': 'cpu',
-      'JAX_NUM_CPU_DEVICES': str(2 // processes),
+      'JAX_NUM_CPU_DEVICES': str(devices),
     }
     if processes > 1:
       environment |= {
@@ -124,3 +129,35 @@ def test_a_process_without_others_is_told_how_they_are_found(tmp_path):
   (line,) = done.stderr.splitlines()
   assert line.startswith('launch.py train: --multihost: ')
   assert 'JAX_COORDINATOR_ADDRESS' in line
+
+
+@pytest.mark.slow
+def test_two_processes_share_out_prompts_and_one_manifest(places, tmp_path):
+  prompts = tmp_path / 'prompts.txt'
+  prompts.write_text('a red ball\na blue ball\ntwo balls\n')
+
+  def sample(out, processes):
+    run(
+      [
+        *(sys.executable, 'launch.py', 'sample', '--steps=2'),
+        *(f'--model={places / "model"}', f'--prompts={prompts}'),
+        *('--size=32x32x5', '--micro_batch=2', f'--out={out}'),
+      ],
+      processes,
+      devices=1,
+    )
+    lines = (out / 'manifest.jsonl').read_text().splitlines()
+    assert not list(out.glob('manifest.*.jsonl'))
+    return {row['file']: row for row in map(json.loads, lines)}
+
+  one, two = sample(tmp_path / 'one', 1), sample(tmp_path / 'two', 2)
+  assert len(one) == 3 and one.keys() == two.keys()
+  for name, row in one.items():
+    assert row['latent_sha256'] == two[name]['latent_sha256']
+    assert (tmp_path / 'two' / name).exists()
+  # What is there already is left, by however many.
+  made = (tmp_path / 'two').glob('*.mp4')
+  times = {path.name: path.stat().st_mtime_ns for path in made}
+  assert sample(tmp_path / 'two', 2) == two
+  for name, time in times.items():
+    assert (tmp_path / 'two' / name).stat().st_mtime_ns == time
