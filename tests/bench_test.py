@@ -71,9 +71,14 @@ def test_a_way_that_differs_is_told_and_fails(
 @pytest.mark.slow
 def test_other_processes_have_equal_bits(model):
   settings = generate.settings_of(tiny.config().sample)._replace(steps=2)
-  one, two = (bench.elsewhere(flags(model), settings, n) for n in (1, 2))
-  for a, b in zip(one, two, strict=True):
-    assert a.tobytes() == b.tobytes()
+  one, *others = (
+    bench.elsewhere(flags(model), settings, devices, processes)
+    for devices, processes in ((1, 1), (2, 1), (1, 2))
+  )
+  for other in others:
+    assert len(other) == bench.CLIPS
+    for a, b in zip(one, other, strict=True):
+      assert a.tobytes() == b.tobytes()
 
 
 @pytest.mark.parametrize(
