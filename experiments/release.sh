@@ -8,10 +8,10 @@
 # What a stage needs of an earlier one is in $RUNS (runs/release), and the folder
 # of real video that the autoencoder learns from beside the worlds is $CLIPS, or
 # none. FLAGS are added to every command; on a CPU with AMX and torch,
-# ONEDNN=--config.run.onednn has the autoencoder trained and encode several times
-# as fast.
-# The probe, which scores what the model makes, needs no other stage. Two cores
-# render 17 clips a second, and the autoencoder takes 14 crops a second there.
+# ONEDNN=--config.run.onednn has the autoencoder train and encode several times
+# as fast. The probe, which scores what the model makes, needs no other stage.
+# Two cores render 17 clips a second, and the autoencoder takes 16 crops a second
+# there.
 set -eu
 RUNS=${RUNS:-runs/release}
 PYTHON=${PYTHON:-python3}

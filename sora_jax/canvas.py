@@ -181,6 +181,7 @@ def edit(latent: Latent, strength: float) -> Canvas:
 
 
 def check_strength(strength: float) -> None:
+  """Raises ValueError for a strength that `edit` does not know."""
   if not 0 <= strength <= 1:
     raise ValueError(f'canvas: {strength=} must be from 0 to 1')
 

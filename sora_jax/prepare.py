@@ -199,7 +199,7 @@ def _encode_from(
 
 def _condition(
   encode: codec.Encode, video: codec.Frames, time: int
-) -> list[Float[np.ndarray, 'F h w K']]:
+) -> list[Float[np.ndarray, 'F h w Q']]:
   """What a network that starts from an image sees of clips: their frame 0."""
   pixels = np.zeros(video.shape, np.float32)
   pixels[:, :1] = objectives.to_pixels(jnp.asarray(video[:, :1]))

@@ -32,7 +32,7 @@ def twice(
 
   Returns:
     What the first gave, and of each of its leaves whether both gave its bits,
-    for `check`.
+    and on every device that has a copy of it, for `check`.
   """
   kept = _copy(state)
   first = step_fn(state, batch)
@@ -43,9 +43,9 @@ def check(equal: Tree, step: int) -> None:
   """Raises SilentCorruption with the step and every tensor that differs."""
   if wrong := _differing(equal):
     raise SilentCorruption(
-      f'step {step}: taken twice, it gave other bits in {len(wrong)} tensors: '
-      f'{", ".join(wrong)}; a device computes wrong. Take it out, and go on '
-      'from the last checkpoint'
+      f'step {step}: taken twice, or on several devices, it gave other bits in '
+      f'{len(wrong)} tensors: {", ".join(wrong)}; a device computes wrong. Take '
+      'it out, and go on from the last checkpoint'
     )
 
 

@@ -219,6 +219,7 @@ def write_all(
   known = _read_manifest(manifest)
   if jax.process_count() > 1:
     manifest = manifest.with_name(f'manifest.{jax.process_index()}.jsonl')
+    known |= _read_manifest(manifest)
     known = {p.name: known[p.name] for p in paths if p.name in known}
   wanted = [
     {'file': p.name, 'prompt': r.prompt, 'seed': r.seed} | run_card | label.card
@@ -328,7 +329,7 @@ def _sha256(path: epath.Path) -> str:
 def _gather(folder: epath.Path) -> None:
   """Puts what each of several processes has told into the one manifest.
 
-  They share the folder, or each has its own part of the files in its own.
+  Where they share no folder, each keeps what it has told beside its own files.
   """
   parts = sorted(folder.glob('manifest.*.jsonl'))
   if jax.process_index() == 0 and parts:

@@ -180,19 +180,23 @@ def noise_of(found, settings, seed):
   return torch.from_numpy(np.array(z)).permute(0, 4, 1, 2, 3)
 
 
+def random_adapters(config, settings):
+  boxed = abstract.params(dit.init, config)
+  rng = np.random.default_rng(0)
+  return jax.tree.map(
+    lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32),
+    sharding.unbox(lora.init(settings, boxed, jax.random.key(0))),
+  )
+
+
 def test_adapters_go_from_us_to_diffusers_and_back(tmp_path):
   theirs = published.pipeline(tmp_path / 'm', *MODELS['2.1, T2V, umT5']())
   config = dataclasses.replace(
     directory.read_config(tmp_path / 'm', 'dit'), dtype='float32'
   )
   params = directory.read_params(tmp_path / 'm', 'dit', config)
-  settings = lora.LoRAConfig(rank=3, targets=('to_q', 'to_out', 'ffn.linear_2'))
-  boxed = abstract.params(dit.init, config)
-  rng = np.random.default_rng(0)
-  ours = jax.tree.map(
-    lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32),
-    sharding.unbox(lora.init(settings, boxed, jax.random.key(0))),
-  )
+  targets = ('to_q', 'to_out', 'ffn.linear_2')
+  ours = random_adapters(config, lora.LoRAConfig(rank=3, targets=targets))
   adapters.write(tmp_path, ours, 'float32')
   theirs.load_lora_weights(str(tmp_path))
   rows = parity._dit(config, lora.merge(params, ours), theirs.transformer)
@@ -246,13 +250,7 @@ def test_diffusers_loads_adapters_into_either_expert(tmp_path):
   config = dataclasses.replace(
     directory.read_config(tmp_path / 'm', 'dit'), dtype='float32'
   )
-  settings = lora.LoRAConfig(rank=2)
-  boxed = abstract.params(dit.init, config)
-  rng = np.random.default_rng(0)
-  ours = jax.tree.map(
-    lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32),
-    sharding.unbox(lora.init(settings, boxed, jax.random.key(0))),
-  )
+  ours = random_adapters(config, lora.LoRAConfig(rank=2))
   adapters.write(tmp_path, ours, 'float32')
   theirs.load_lora_weights(str(tmp_path), load_into_transformer_2=True)
   found = networks.adapt(

@@ -215,6 +215,20 @@ def test_a_chip_that_computes_wrong_stops_the_run(fit, monkeypatch, tmp_path):
     fit(replay=5, save=9, steps=5, name='last')
 
 
+@pytest.mark.slow
+def test_copies_agree_on_a_mesh_of_every_axis(tmp_path):
+  """Or every run on such a mesh would be said to compute wrong."""
+  model = tiny.write_model(tmp_path / 'model')
+  tiny.write_latents(tmp_path / 'latents', model.params)
+  config = tiny.config()
+  config.autoencoder_from = str(tmp_path / 'model')
+  config.data.latents = str(tmp_path / 'latents')
+  config.mesh.fsdp = config.mesh.tensor = config.mesh.context = 2
+  config.optim.method, config.run.replay_every = 'muon', 1
+  state = train.train(config, epath.Path(tmp_path / 'run'))
+  assert int(state['step']) == config.run.steps
+
+
 def test_another_config_does_not_replace_that_of_the_run(fit):
   _, workdir, _ = fit()
   before = (workdir / 'config.json').read_text()

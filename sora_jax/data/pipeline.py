@@ -342,10 +342,11 @@ class PackBatches:
     groups = int(member.max()) + 1
     at, own = slice(slot, slot + count), slice(group, group + groups)
     out.tokens[at] = values
-    if out.condition is not None and record.condition is not None:
-      out.condition[at] = tokens.patchify(record.condition[None], self._patch)[
-        0
-      ]
+    if (
+      self._condition and record.condition is not None
+    ):  # as its source sees to
+      seen = tokens.patchify(record.condition[None], self._patch)
+      out.condition[at] = seen[0]
     out.position[at] = position
     t = self._patch[0]
     out.position[at, 0] = lesson.frame[::t][position[:, 0]] // t
