@@ -44,8 +44,8 @@ def check(equal: Tree, step: int) -> None:
   if wrong := _differing(equal):
     raise SilentCorruption(
       f'step {step}: taken twice, or on several devices, it gave other bits in '
-      f'{len(wrong)} tensors: {", ".join(wrong)}; a device computes wrong. Take '
-      'it out, and go on from the last checkpoint'
+      f'{len(wrong)} tensors: {", ".join(wrong)}; a device computes wrong. '
+      'Take it out, and go on from the last checkpoint'
     )
 
 

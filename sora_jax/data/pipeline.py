@@ -342,9 +342,8 @@ class PackBatches:
     groups = int(member.max()) + 1
     at, own = slice(slot, slot + count), slice(group, group + groups)
     out.tokens[at] = values
-    if (
-      self._condition and record.condition is not None
-    ):  # as its source sees to
+    # A record that should have some and has none was refused when it was read.
+    if self._condition and record.condition is not None:
       seen = tokens.patchify(record.condition[None], self._patch)
       out.condition[at] = seen[0]
     out.position[at] = position
