@@ -8,11 +8,10 @@ with, and the folder itself may be read-only.
 import dataclasses
 from typing import Any
 
-import jax
 from absl import logging
 from etils import epath
-from jax.experimental import multihost_utils
 
+from sora_jax import sharding
 from sora_jax.data import manifest, pipeline
 
 LISTS = 'corpus'  # in the directory of a run
@@ -43,13 +42,16 @@ def _listed(place: str, out: epath.Path) -> epath.Path:
 def list_folder(folder: epath.PathLike, out: epath.Path) -> epath.Path:
   """Writes the manifest of a folder into `out`, unless it is there."""
   path = out / manifest.MANIFEST
-  if jax.process_index() == 0 and not path.exists():
+
+  def build():
+    if path.exists():
+      return
     report = manifest.build(folder, out)
     logging.info('%s: %s', folder, report)
     if report.quarantined:
       logging.info('left out: see %s', out / manifest.QUARANTINE)
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices('corpus listed')
+
+  sharding.on_first(build, f'listing {folder}')
   first = manifest.locate(path, manifest.read(path)[0])
   root = epath.Path(folder)
   root = root if root.is_absolute() else root.absolute()

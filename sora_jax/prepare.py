@@ -88,8 +88,10 @@ def unprepared(config: config_lib.Config, out: epath.Path) -> Any | None:
   if not missing:
     return None
   source = corpus.open_corpus(config.data, out.parent)
-  if jax.process_index() == 0:
-    _check_clips(source, config, networks_lib.read_tokenizer(config).encode)
+  encode = networks_lib.read_tokenizer(config).encode
+  sharding.on_first(
+    lambda: _check_clips(source, config, encode), 'looking through the corpus'
+  )
   return source
 
 
@@ -104,10 +106,9 @@ def prepare_once(
   Raises:
     ValueError: none of its clips can be read.
   """
-  if jax.process_index() == 0:
-    prepare(config, frozen, source, out)
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices('latents prepared')
+  sharding.on_first(
+    lambda: prepare(config, frozen, source, out), 'preparing latents'
+  )
 
 
 def prepare(

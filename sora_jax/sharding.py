@@ -15,7 +15,7 @@ import contextlib
 import dataclasses
 import math
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -316,6 +316,33 @@ def from_host(tree: Any, where: Any) -> Any:
     tree,
     where,
   )
+
+
+def on_first(work: Callable[[], None], doing: str) -> None:
+  """Process 0 does some work of the host; all others wait, and fail if it does.
+
+  All processes call it together.
+
+  Args:
+    work: What only one of them may do.
+    doing: What it is called where it has failed elsewhere.
+
+  Raises:
+    ValueError: it failed on process 0, which itself raises what `work` does.
+  """
+  failure = None
+  if jax.process_index() == 0:
+    try:
+      work()
+    except Exception as error:  # raised below, when all have heard
+      failure = error
+  failed = np.array(failure is not None)
+  if jax.process_count() > 1:
+    failed = multihost_utils.broadcast_one_to_all(failed)
+  if failure is not None:
+    raise failure
+  if failed:
+    raise ValueError(f'{doing} failed on process 0, which says why')
 
 
 def to_host(tree: Any) -> Any:

@@ -29,7 +29,12 @@ def train(places, workdir, processes, *more):
 
   Without latents to go on from, which `more` may name, it prepares its own.
   """
-  command = [
+  command = training(places, workdir, *more)
+  run(command, processes, devices=2 // processes)
+
+
+def training(places, workdir, *more):
+  return [
     *(sys.executable, 'launch.py', 'train'),
     '--config=experiments/smoke.py:diffusion',
     f'--config.autoencoder_from={places / "model"}',
@@ -39,11 +44,13 @@ def train(places, workdir, processes, *more):
     '--config.run.replay_every=2',
     *('--config.run.sample_every=3', f'--workdir={workdir}', *more),
   ]
-  run(command, processes, devices=2 // processes)
 
 
-def run(command, processes, devices):
-  """A command in one process, or in several that find each other."""
+def run(command, processes, devices, status=0):
+  """A command in one process, or in several that find each other.
+
+  Returns what each of them says.
+  """
   with socket.socket() as free:
     free.bind(('localhost', 0))
     address = f'localhost:{free.getsockname()[1]}'
@@ -70,9 +77,10 @@ def run(command, processes, devices):
         text=True,
       )
     )
-  for process in running:
-    output = process.communicate()[0]
-    assert process.returncode == 0, output
+  outputs = [process.communicate()[0] for process in running]
+  for process, output in zip(running, outputs, strict=True):
+    assert process.returncode == status, output
+  return outputs
 
 
 def lines_of(workdir):
@@ -116,6 +124,15 @@ def test_two_processes_prepare_once_what_one_would(places, tmp_path):
   train(places, one, 1, few)
   train(places, two, 2, few)
   assert_near(lines_of(one), lines_of(two))
+
+
+@pytest.mark.slow
+def test_what_one_process_refuses_ends_both(places, tmp_path):
+  """As process 0 alone looks through a corpus; the other one does not wait."""
+  command = training(places, tmp_path, '--config.data.limits.text=8')
+  first, second = run(command, 2, devices=1, status=2)
+  assert 'does not fit 8 text slots' in first
+  assert 'looking through the corpus failed on process 0' in second
 
 
 @pytest.mark.slow
