@@ -242,6 +242,7 @@ def scene_of(
   size, window, tile = settings.size, settings.window, settings.tile
   asked = Asked(networks, size, window, tile, max(lines), **values)
   _tell_rates(asked)
+  _tell_frames(name, getattr(flags, 'size', None))
   scene = task.build(asked)
   _check_seen(name, task, scene, window)
   if networks.config.model.condition_channels:
@@ -437,6 +438,17 @@ def _tell_rates(asked: Asked) -> None:
         f'{name}: of {rate:.3g} frames a second, all frames are taken, and '
         f'written at {written:.3g}'
       )
+
+
+def _tell_frames(name: str, size: batch.Size | None) -> None:
+  """Says of a duration that was asked for where the task has its own."""
+  task = TASKS[name]
+  if task.videos and size and size.frames > 1:
+    more = ' and --frames' if 'frames' in task.may else ''
+    print(
+      f'--size={size}: only the sides are taken; of --task={name}, how many '
+      f'frames there are is said by --video{more}'
+    )
 
 
 def _mask(text: str, name: str, clip: tasks.Video) -> Bool[np.ndarray, 'T H W']:

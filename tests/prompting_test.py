@@ -57,7 +57,8 @@ def scene(
     given['mask'] = str(files / given['mask'])
   settings = generate.settings_of(networks.config.sample)
   settings = settings._replace(size=size, window=window)
-  flags = types.SimpleNamespace(task=task, **given)
+  asked = size if size is not SIZE else None
+  flags = types.SimpleNamespace(task=task, size=asked, **given)
   return prompting.scene_of(flags, networks, settings, list(prompts))
 
 
@@ -128,6 +129,18 @@ def test_a_box_is_in_pixels_of_the_file(networks, files):
   corner = dict(video=['b.mp4'], mask='56,56,8,8')
   made = scene(networks, files, 'replace', **corner)
   assert made.canvas.start[0].sum(axis=0).tolist() == [0, 0, 2, 2]
+
+
+def test_a_duration_that_is_not_taken_is_told(networks, files, capsys):
+  given = dict(video=['a.mp4'], size=batch.Size(64, 64, 33))
+  scene(networks, files, 'edit', **given)
+  told = capsys.readouterr().out
+  assert '--size=64x64x33: only the sides are taken; of --task=edit' in told
+  assert told.endswith('is said by --video\n')
+  scene(networks, files, 'extend', frames=4, keep=1, **given)
+  assert 'is said by --video and --frames\n' in capsys.readouterr().out
+  scene(networks, files, 'edit', video=['a.mp4'], size=batch.Size(64, 64, 1))
+  assert 'sides' not in capsys.readouterr().out
 
 
 def test_videos_of_another_rate_are_told_how_they_are_read(
