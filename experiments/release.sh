@@ -3,7 +3,7 @@
 #
 #   FLAGS=--config.data.workers=15 experiments/release.sh render \
 #     autoencoder=12000 cooled_autoencoder=4000 prepare text=500 \
-#     dit=12000 cooled=12000
+#     images=3000 dit=12000 tasks=8000 cooled=8000
 #
 # What a stage needs of an earlier one is in $RUNS (runs/release), and the folder
 # of real video that the autoencoder learns from beside the worlds is $CLIPS, or
@@ -33,11 +33,18 @@ autoencoder() {  # a part of its training, and what it goes on from
     --config.data.rendered="$RUNS/rendered" ${ONEDNN:-} "$@"
 }
 
-dit() {  # a part of the DiT's training, and what it goes on from
+dit() {  # a part of the DiT's training, what it goes on from, and latents
   train "$1" "$2" --config="experiments/text_to_video.py:$3" \
     --config.autoencoder_from="$RUNS/cooled_autoencoder/model" \
     --config.init_from="$RUNS/$4/model" \
-    --config.data.latents="$RUNS/latents"
+    --config.data.latents="$RUNS/$5/latents"
+}
+
+prepare() {  # clips of a part of the DiT's training to latents
+  $PYTHON launch.py prepare --workdir="$RUNS/$1" ${FLAGS:-} \
+    --config="experiments/text_to_video.py:$2" \
+    --config.autoencoder_from="$RUNS/cooled_autoencoder/model" \
+    ${ONEDNN:-} "${@:3}"
 }
 
 render() {  # on all cores; clips of the autoencoder first, as it is first
@@ -88,19 +95,19 @@ for stage in "$@"; do
       ;;
     prepare)
       wait  # for what is still rendered
-      $PYTHON launch.py prepare --workdir="$RUNS" ${FLAGS:-} \
-        --config=experiments/text_to_video.py:release \
-        --config.autoencoder_from="$RUNS/cooled_autoencoder/model" \
-        --config.data.rendered="$RUNS/rendered" ${ONEDNN:-}
+      prepare videos release_tasks --config.data.rendered="$RUNS/rendered"
+      prepare stills release_images
       ;;
     text)
       train text "$steps" \
         --config=experiments/text_encoder.py:release \
         --config.autoencoder_from="$RUNS/cooled_autoencoder/model" \
-        --config.data.latents="$RUNS/latents"
+        --config.data.latents="$RUNS/videos/latents"
       ;;
-    dit) dit dit "$steps" release text ;;
-    cooled) dit cooled "$steps" release_cooled dit ;;
+    images) dit images "$steps" release_images text stills ;;
+    dit) dit dit "$steps" release images videos ;;
+    tasks) dit tasks "$steps" release_tasks dit videos ;;
+    cooled) dit cooled "$steps" release_cooled tasks videos ;;
     *)
       echo "$stage: not a stage" >&2
       exit 2

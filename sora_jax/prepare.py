@@ -154,7 +154,8 @@ def prepare(
       for clip, latent, restart, condition in of_clips:
         captions = clip.caption.splitlines() or ['']
         slots = max(_slots(c, config, encode_text) for c in captions)
-        row = latents.Row(clip.id, latent.shape[:3], captions, slots)
+        anew = 0 if restart is None else len(restart) - 1
+        row = latents.Row(clip.id, latent.shape[:3], captions, slots, anew)
         parts = sum(map(transforms.parts, captions), [])
         texts = tuple(map(features, parts)) if features else ()
         writer.write(row, latents.Record(latent, texts, restart, condition))

@@ -1,6 +1,7 @@
 """Which part of a training clip is clean, and what its latents are."""
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -13,18 +14,32 @@ LATENT = np.random.default_rng(0).normal(size=(FRAMES, 4, 6, 2))
 RESTART = LATENT[AT - 1 :] + 100
 
 
+class Lesson(NamedTuple):
+  """What is drawn of a clip, and its latents."""
+
+  latent: np.ndarray
+  drawn: pieces.Outline
+
+  def __getattr__(self, name):
+    return getattr(self.drawn, name)
+
+
+def teach(latent, restart, shares, rng):
+  restarted = 0 if restart is None else len(restart) - 1
+  drawn = pieces.outline(latent.shape[:3], restarted, shares, 2, rng)
+  return Lesson(pieces.take(drawn, latent, restart), drawn)
+
+
 def lessons(count=300, restart=RESTART, **shares):
   return [
-    pieces.teach(
-      LATENT, restart, pieces.Shares(**shares), 2, np.random.default_rng(i)
-    )
+    teach(LATENT, restart, pieces.Shares(**shares), np.random.default_rng(i))
     for i in range(count)
   ]
 
 
 def test_without_shares_a_clip_is_noise_all_over():
   for lesson in lessons(20):
-    assert lesson.latent is LATENT
+    np.testing.assert_array_equal(lesson.latent, LATENT)
     assert not lesson.clean.any()
     assert not lesson.by_frame
     assert lesson.frame.tolist() == list(range(FRAMES))
@@ -149,11 +164,11 @@ def test_each_way_has_its_share():
 
 def test_images_and_clips_without_a_second_stream_are_noise_all_over():
   rng = np.random.default_rng(0)
-  lesson = pieces.teach(LATENT, None, pieces.Shares(end=1.0), 2, rng)
+  lesson = teach(LATENT, None, pieces.Shares(end=1.0), rng)
   assert not lesson.clean.any()
-  image = pieces.teach(LATENT[:1], None, pieces.Shares(start=1.0), 2, rng)
+  image = teach(LATENT[:1], None, pieces.Shares(start=1.0), rng)
   assert not image.clean.any()
-  short = pieces.teach(LATENT[:2], None, pieces.Shares(anchor=1.0), 2, rng)
+  short = teach(LATENT[:2], None, pieces.Shares(anchor=1.0), rng)
   assert not short.clean.any()
 
 

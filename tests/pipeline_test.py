@@ -1,5 +1,6 @@
 """Batches are functions of the step, whoever reads which rows of them."""
 
+import functools
 import itertools
 import os
 import pathlib
@@ -223,7 +224,8 @@ def test_an_opening_has_a_place_in_the_row_behind_its_clip(tmp_path):
       latent = rng.normal(size=(3, 2, 4, CHANNELS))
       restart = rng.normal(size=(2, 2, 4, CHANNELS)) + 100
       record = latents.Record(latent, (), restart)
-      writer.write(latents.Row(f'{i}', latent.shape[:3], ['a'], 2), record)
+      row = latents.Row(f'{i}', latent.shape[:3], ['a'], 2, restarted=1)
+      writer.write(row, record)
     writer.finish({'channels': CHANNELS, 'openings': True})
   anew = latents.LatentSource(tmp_path / 'latents')
   shares = pieces.Shares(end=1.0, opening=1.0)
@@ -252,6 +254,19 @@ def test_a_midstream_begins_at_position_one(source):
     if first:
       last = tokens.patchify(whole[None], PATCH)[0][-count:]
       np.testing.assert_array_equal(pack.tokens[r, own], last)
+
+
+def test_rows_are_filled_by_what_is_learned_of_clips(source):
+  """Of a clip in midstream some latents are left out, and others fit in."""
+  limits = dict(rows=COUNT, tokens=8, clips=6, text=99)
+  make = functools.partial(packs, source, np.arange(COUNT), limits=limits)
+  whole, cut = make()(0), make(shares=pieces.Shares(midstream=1.0))(0)
+  rows = [pack.segment.any(axis=1).sum() for pack in (whole, cut)]
+  assert rows[1] < rows[0]
+  for pack in (whole, cut):
+    assert sorted(pack.draw[pack.draw >= 0]) == list(range(COUNT))
+    taken = pack.tokens_in_clip.sum(axis=1)
+    np.testing.assert_array_equal(taken, (pack.segment > 0).sum(axis=1))
 
 
 def test_a_token_listens_to_the_caption_of_its_own_clip(source):

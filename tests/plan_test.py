@@ -119,6 +119,27 @@ def test_rows_fill_well_when_small_clips_can_follow_large_ones():
   assert needs.tokens.sum() / (20 * len(steps)) > 0.9
 
 
+def test_clips_may_take_less_than_they_need_at_the_most():
+  """Of each draw it is known; what may be needed at the most has to fit."""
+  tens = np.full(40, 10)
+  limits = plan.Limits(rows=2, tokens=10, clips=9, text=99, groups=4)
+  most = plan.Needs(tens, np.ones(40, int), np.full(40, 3))
+  takes = lambda entry: (2 + entry.draw % 3, 1)
+  made = plan.Plan(most, limits, 0, takes)
+  for epoch in (0, 1):
+    steps = epoch_of(made, 40, epoch)
+    found = entries(steps)
+    assert sorted(e.clip for e in found) == list(range(40))
+    assert len(steps) <= 7  # of two rows of three clips, not of one
+    for rows in steps:
+      for row in rows:
+        assert sum(takes(entry)[0] for entry in row) <= 10
+        assert len(row) <= 4  # groups
+  narrow = plan.Limits(rows=2, tokens=9, clips=9, text=99, groups=4)
+  with pytest.raises(ValueError, match='needs 10 tokens'):
+    plan.Plan(most, narrow, 0, takes)
+
+
 def test_an_empty_corpus_is_refused():
   with pytest.raises(ValueError, match='empty'):
     plan.Plan(corpus(0), LIMITS, 0)

@@ -36,6 +36,7 @@ class Row(NamedTuple):
   size: tuple[int, int, int]  # latent frames, rows, columns
   captions: list[str]
   slots: int  # text slots that the longest caption takes, with its end token
+  restarted: int = 0  # latents that a stream that starts anew has of its end
 
 
 class Record(NamedTuple):
@@ -180,11 +181,15 @@ def _read_rows(path: epath.Path) -> Iterator[Row]:
   for number, line in enumerate(path.read_text().splitlines(), 1):
     try:
       fields = json.loads(line)
-      if 'slots' not in fields:
-        raise ValueError('it has no text slots; prepare the corpus again')
-      captions = list(fields['captions'])
+      for name in Row._fields[3:]:
+        if name not in fields:
+          raise ValueError(f'it has no {name}; prepare the corpus again')
       yield Row(
-        fields['id'], tuple(fields['size']), captions, int(fields['slots'])
+        id=fields['id'],
+        size=tuple(fields['size']),
+        captions=list(fields['captions']),
+        slots=int(fields['slots']),
+        restarted=int(fields['restarted']),
       )
     except (ValueError, KeyError, TypeError) as error:
       raise ValueError(f'{path}, line {number}: {error}') from error

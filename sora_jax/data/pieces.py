@@ -41,17 +41,23 @@ class Shares:
 OF_OTHERS = ('opening', 'midstream')  # shares of those shares
 
 
-class Lesson(NamedTuple):
-  """A clip as it is to be learned from.
+class Outline(NamedTuple):
+  """How a clip is to be learned from, as is drawn before it is read.
 
   Its last latent may be one that is only shown, see `canvas.keyframes`.
   """
 
-  latent: Latent
+  source: Int[np.ndarray, ' _F']  # which latent frame of the clip each one is
+  # Which one of the stream that started anew it is taken from; -1: none.
+  again: Int[np.ndarray, ' _F']
+  frame: Int[np.ndarray, ' _F']  # position in time of each latent frame
   clean: Bool[np.ndarray, '_F _h _w']
   by_frame: bool  # a level for every frame
-  frame: Int[np.ndarray, ' _F']  # position in time of each latent frame
-  source: Int[np.ndarray, ' _F']  # which latent frame of the clip it is
+
+  @property
+  def groups(self) -> int:
+    """Noise levels that it needs, if a token is of one latent frame."""
+    return len(self.source) if self.by_frame else 1 + int(self.clean.any())
 
 
 def check(shares: Shares) -> None:
@@ -93,72 +99,91 @@ def restart_at(frames: int, choice: int) -> int:
   return max(0, min(frames - 2, frames * (1 + choice % 3) // 4))
 
 
-def teach(
-  latent: Latent,
-  restart: Latent | None,
+def outline(
+  size: tuple[int, int, int],
+  restarted: int,
   shares: Shares,
   side: int,
   rng: np.random.Generator,
-) -> Lesson:
+) -> Outline:
   """Draws how a clip is to be learned from.
 
   Args:
-    latent: Of the whole clip.
-    restart: Of a stream that started anew: its image latent, and then the last
-      len(restart) - 1 latent frames; None where there is none.
+    size: Latent frames, rows and columns of the whole clip.
+    restarted: Latent frames of a stream that started anew behind its image
+      latent, which are the last ones of the clip; 0: there is no such stream.
     shares: How often which way.
     side: Rows and columns of a token, at which a region is cut.
     rng: Of this draw of this clip.
   """
   kind, cut = _kind(shares, rng), rng.random() < shares.midstream
-  frames, restarted = len(latent), 0 if restart is None else len(restart) - 1
+  frames = size[0]
   if frames < {'frames': 1, 'anchor': 3}.get(kind, 2):
     kind = ''  # an image, or near to one
   if kind in ('end', 'both', 'middle') and not restarted:
     kind = ''
   if kind == 'anchor':
-    return _anchored(latent, rng)
+    return _anchored(size, rng)
   source = frame = np.arange(frames)
   if cut and kind in ('', 'start') and frames > 2:
     source = source[rng.integers(1, frames - 1) :]
-    latent, frames = latent[source], len(source)
-    frame = 1 + np.arange(frames)
-  clean = np.zeros(latent.shape[:3], bool)
+    frame = 1 + np.arange(len(source))
+  again, known = np.full(len(source), -1), np.zeros(len(source), bool)
   if kind in ('start', 'both'):
-    most = frames - 1 if kind == 'start' else frames - restarted - 1
-    clean[: rng.integers(1, most + 1) if most > 0 else 0] = True
-  if restart is not None and kind in ('end', 'both', 'middle'):
+    most = len(source) - 1 if kind == 'start' else frames - restarted - 1
+    known[: rng.integers(1, most + 1) if most > 0 else 0] = True
+  if kind in ('end', 'both', 'middle'):
     at = frames - restarted
     # The clip ends with the piece, or goes on after it.
     last = rng.integers(at + 1, frames + 1)
-    latent, clean = latent.copy(), clean.copy()
-    latent[at:last] = restart[1 : 1 + last - at]
-    clean[at:last] = True
+    again[at:last] = 1 + np.arange(last - at)
+    known[at:last] = True
+    rows = [source, again, frame, known]
     if kind != 'middle':
-      latent, clean = latent[:last], clean[:last]
-      source, frame = source[:last], frame[:last]
+      rows = [row[:last] for row in rows]
     if rng.random() < shares.opening and at > 1:
-      latent = np.concatenate([latent, restart[:1]])
-      clean = np.concatenate([clean, np.ones_like(clean[:1])])
-      source, frame = np.append(source, at - 1), np.append(frame, at - 1)
+      shown = at - 1, 0, at - 1, True
+      rows = [np.append(*pair) for pair in zip(rows, shown, strict=True)]
+    source, again, frame, known = rows
+  clean = np.broadcast_to(known[:, None, None], (len(known), *size[1:]))
   if kind == 'region':
-    clean[:] = ~_box(latent.shape[1:3], side, rng)
-  return Lesson(latent, clean, kind == 'frames', frame, source)
+    clean = np.broadcast_to(~_box(size[1:], side, rng), clean.shape)
+  return Outline(source, again, frame, clean, kind == 'frames')
 
 
-def _anchored(latent: Latent, rng: np.random.Generator) -> Lesson:
+def take(
+  drawn: Outline, latent: Latent, restart: Latent | None = None
+) -> Latent:
+  """The latents of a clip that are to be learned from.
+
+  Args:
+    drawn: How, by `outline`.
+    latent: Of the whole clip.
+    restart: Of a stream that started anew, if one is asked for: its image
+      latent, and then the last latent frames of the clip again.
+  """
+  taken, renewed = latent[drawn.source], drawn.again >= 0
+  if restart is not None:
+    taken[renewed] = restart[drawn.again[renewed]]
+  return taken
+
+
+def _anchored(size: tuple[int, int, int], rng: np.random.Generator) -> Outline:
   """A window that goes on from clean latents, behind the clip's first one.
 
   How far it truly is behind is not told, as in a long clip it may be any time.
   """
-  source = np.append(
-    0, np.arange(rng.integers(1, len(latent) - 1), len(latent))
+  frames = size[0]
+  source = np.append(0, np.arange(rng.integers(1, frames - 1), frames))
+  clean = np.zeros((len(source), *size[1:]), bool)
+  clean[: rng.integers(2, len(source))] = True
+  return Outline(
+    source,
+    again=np.full(len(source), -1),
+    frame=canvas_lib.anchored(len(source)),
+    clean=clean,
+    by_frame=False,
   )
-  latent = latent[source]
-  frame = canvas_lib.anchored(len(latent))
-  clean = np.zeros(latent.shape[:3], bool)
-  clean[: rng.integers(2, len(latent))] = True
-  return Lesson(latent, clean, by_frame=False, frame=frame, source=source)
 
 
 def _kind(shares: Shares, rng: np.random.Generator) -> str:

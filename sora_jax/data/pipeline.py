@@ -286,18 +286,30 @@ class PackBatches:
     counts = [
       pieces.most_latents(config.shares, g[0]) * g[1] * g[2] for g in grids
     ]
-    needs = plan.Needs(
+    most = plan.Needs(
       tokens=np.array(counts, int),
       text=np.array([row.slots for row in source.rows], int),
       groups=np.array([pieces.groups(config.shares, g[0]) for g in grids]),
     )
-    self._plan = plan.Plan(needs, config.limits, seed)
+    self._plan = plan.Plan(most, config.limits, seed, self._take_of)
 
   def __call__(self, step: int) -> batch.Pack:
     rows = self._plan.rows(step)
     packed = [self._pack_row(rows[i]) for i in self._rows]
     columns = zip(*packed, strict=True)
     return batch.Pack(*(None if c[0] is None else np.stack(c) for c in columns))
+
+  def _outline(self, entry: plan.Entry) -> pieces.Outline:
+    row = self._source.rows[entry.clip]
+    rng = transforms.generator(self._seed, 'piece', entry.draw)
+    shares, side = self._config.shares, self._patch[1]
+    return pieces.outline(row.size, row.restarted, shares, side, rng)
+
+  def _take_of(self, entry: plan.Entry) -> tuple[int, int]:
+    """Tokens and groups that one draw of a clip takes."""
+    drawn = self._outline(entry)
+    frames, rows, columns = tokens.token_grid(drawn.clean.shape, self._patch)
+    return frames * rows * columns, drawn.groups
 
   def _pack_row(self, row: plan.Row) -> batch.Pack:
     """One row of a pack, without the batch axis."""
@@ -329,12 +341,10 @@ class PackBatches:
     lines: int,
   ) -> tuple[int, int]:
     """Puts a clip into its row; returns the slots and groups that it took."""
-    rng = transforms.generator(self._seed, 'piece', entry.draw)
-    lesson = pieces.teach(
-      record.latent, record.restart, self._config.shares, self._patch[1], rng
-    )
-    grid = tokens.token_grid(lesson.latent.shape[:3], self._patch)
-    values = tokens.patchify(lesson.latent[None], self._patch)[0]
+    lesson = self._outline(entry)
+    latent = pieces.take(lesson, record.latent, record.restart)
+    grid = tokens.token_grid(latent.shape[:3], self._patch)
+    values = tokens.patchify(latent[None], self._patch)[0]
     clean = tokens.patchify(lesson.clean[None, ..., None], self._patch)[0]
     clean = clean.all(axis=-1)
     count, position = len(values), tokens.positions(grid)

@@ -6,6 +6,7 @@ that later turns out broken leaves a hole in its row, never a shift.
 
 import bisect
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -58,12 +59,25 @@ class Entry(NamedTuple):
 Row = list[Entry]
 
 
-class Plan:
-  """The rows of every step, epoch after epoch."""
+# Tokens and groups that one draw of a clip takes, no more than its needs.
+Take = Callable[[Entry], tuple[int, int]]
 
-  def __init__(self, needs: Needs, limits: Limits, seed: int):
-    _check(needs, limits)
-    self._needs, self._limits, self._seed = needs, limits, seed
+
+class Plan:
+  """The rows of every step, epoch after epoch.
+
+  Args:
+    most: What clips need at the most.
+    limits: Of a batch.
+    seed: Of the run.
+    take: What less they take, draw by draw; None: what they need.
+  """
+
+  def __init__(
+    self, most: Needs, limits: Limits, seed: int, take: Take | None = None
+  ):
+    _check(most, limits)
+    self._most, self._limits, self._seed, self._take = most, limits, seed, take
     self._first_step = [0]  # of each epoch known so far
     self._epoch: tuple[int, list[Row]] = (-1, [])
 
@@ -86,16 +100,19 @@ class Plan:
 
   def _pack(self, epoch: int) -> list[Row]:
     """First-fit in the epoch's order: full rows close, the rest wait."""
-    count = len(self._needs.tokens)
+    count = len(self._most.tokens)
     order = transforms.generator(self._seed, 'order', epoch).permutation(count)
     limits = self._limits
     most = np.array([limits.tokens, limits.text, limits.groups, limits.clips])
-    needs = np.stack([*self._needs, np.ones(count, int)], axis=1)
+    needs = np.stack([*self._most, np.ones(count, int)], axis=1)
     rows: list[Row] = []
     left: list[np.ndarray] = []
     first_open = 0
     for rank, clip in enumerate(order):
-      need = needs[clip]
+      entry, need = Entry(int(clip), epoch * count + rank), needs[clip]
+      if self._take:
+        need = need.copy()
+        need[[0, 2]] = self._take(entry)
       for i in range(first_open, len(rows)):
         if (need <= left[i]).all():
           break
@@ -104,7 +121,7 @@ class Plan:
         rows.append([])
         left.append(most.copy())
         first_open = max(first_open, len(rows) - OPEN_ROWS)
-      rows[i].append(Entry(int(clip), epoch * count + rank))
+      rows[i].append(entry)
       left[i] -= need
       while first_open < len(rows) and not left[first_open].min():
         first_open += 1
