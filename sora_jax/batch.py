@@ -78,6 +78,7 @@ class Labelled(NamedTuple):
   video: Any  # uint8 [B, T, H, W, 3]
   labels: Any  # int32 [B, A]: of each attribute the value's place, or ABSENT
   mask: Any  # bool [B, T, H, W]: where an actor is
+  motions: Any  # float32 [B, T, 8]: of the camera and the actors
 
 
 def parse_size(text: str) -> Size:

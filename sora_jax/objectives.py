@@ -44,7 +44,7 @@ WHOLE = {
 # Noise levels are reported in this many equal bins: a mean over all levels
 # hides whether a change helped at high or at low noise.
 LEVEL_BINS = 4
-COVER_WEIGHT = 10.0  # beside the attributes of a scene
+COVER_WEIGHT, MOTION_WEIGHT = 10.0, 4.0  # beside the attributes of a scene
 
 
 class Weighting(enum.Enum):
@@ -213,7 +213,8 @@ def recognition(
 ) -> tuple[Array, Array, Sums]:
   """Cross-entropy of each attribute that a clip has, summed over them.
 
-  And that of how much actors cover, of each place, which teaches where to look.
+  And that of how much actors cover, of each place, which teaches where to look,
+  and the distance of motions, which teaches what moves.
 
   Args:
     trainable: {'probe'}.
@@ -224,7 +225,9 @@ def recognition(
   covered = optax.sigmoid_binary_cross_entropy(
     seen.cover, probe.places(clips.mask)
   ).mean(axis=(1, 2, 3))
-  loss = COVER_WEIGHT * covered
+  missed = optax.huber_loss(seen.motions, probe.pairs(clips.motions))
+  missed = missed.mean(axis=(1, 2))
+  loss = COVER_WEIGHT * covered + MOTION_WEIGHT * missed
   right = asked = jnp.zeros(len(loss))
   parts = jnp.split(seen.scores, scene_labels.CUTS, axis=1)
   for label, part in zip(clips.labels.T, parts, strict=True):
@@ -241,6 +244,7 @@ def recognition(
     'tokens': jnp.float32(math.prod(clips.video.shape[:2])),
     'right': jnp.sum(right / asked),
     'covered': jnp.sum(covered),
+    'missed': jnp.sum(missed),
   }
   return jnp.sum(loss), count, metrics
 

@@ -387,7 +387,10 @@ def _labelled(count: int, size: batch.Size) -> batch.Labelled:
   """Shapes of a batch for the probe."""
   video = _video(count, size)
   labels = _shape(np.int32, count, len(scene_labels.FIELDS))
-  return batch.Labelled(video, labels, _shape(np.bool_, *video.shape[:-1]))
+  mask = _shape(np.bool_, *video.shape[:-1])
+  motions = len(scene_labels.MOTIONS)
+  motion = _shape(np.float32, count, size.frames, motions)
+  return batch.Labelled(video, labels, mask, motion)
 
 
 def probe_problem(
@@ -408,6 +411,7 @@ def probe_problem(
         f'is known of no other clips; it must be {wanted or "empty"}'
       )
   config.probe.classes = scene_labels.CLASSES
+  config.probe.motions = len(scene_labels.MOTIONS)
   probe.check(config.probe)
   sizes = tuple(batch.parse_size(size) for size in config.data.sizes)
   for size in sizes:

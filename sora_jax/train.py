@@ -164,10 +164,11 @@ def check(config: config_lib.Config) -> None:
 
 
 def _check_onednn(config: config_lib.Config) -> None:
-  if config.stage is not config_lib.Stage.AUTOENCODER:
+  stages = config_lib.Stage
+  if config.stage not in (stages.AUTOENCODER, stages.PROBE):
     raise ValueError(
-      'run.onednn=True is for the convolutions of an autoencoder, which stage '
-      f'{config.stage.value} does not train; leave it out, or give it to '
+      'run.onednn=True is for convolutions, and what stage '
+      f'{config.stage.value} trains has none; leave it out, or give it to '
       '`prepare`'
     )
   if config.autoencoder.dtype == 'bfloat16':

@@ -73,6 +73,7 @@ def abstract_loss(config):
     )
   elif config.stage is config_lib.Stage.PROBE:
     config.probe.classes = scene_labels.CLASSES
+    config.probe.motions = len(scene_labels.MOTIONS)
     params = {'probe': networks.abstract(config, 'probe')}
     size = batch.parse_size(config.data.sizes[0])
     rows, labels = config.data.limits.rows, len(scene_labels.FIELDS)
@@ -80,6 +81,7 @@ def abstract_loss(config):
       shape(rows, size.frames, size.height, size.width, 3, dtype=np.uint8),
       shape(rows, labels, dtype=np.int32),
       shape(rows, size.frames, size.height, size.width, dtype=bool),
+      shape(rows, size.frames, config.probe.motions),
     )
     loss = lambda params, data: objectives.recognition(
       params, data, model=config.probe

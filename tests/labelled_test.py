@@ -41,6 +41,40 @@ def test_every_second_clip_is_the_one_before_in_a_mirror(monkeypatch):
   assert made.mask.any(axis=(1, 2, 3)).all() and made.mask.mean() < 0.5
 
 
+def test_motions_are_those_of_the_world(monkeypatch):
+  monkeypatch.setattr(labelled, 'WORN', 0.0)
+  made = BATCHES(0)
+  assert made.motions.shape == (10, 5, 8) and made.motions.dtype == np.float32
+  mirrored = made.motions[::2] * [-1, 1, 1, -1, 1, -1, 1, 1]
+  np.testing.assert_allclose(made.motions[1::2], mirrored)
+  for draw in range(0, 10, 2):
+    split = 'test' if draw // 2 % 5 == 0 else 'train'
+    _, truth = scenes.simulate(3, draw // 2, SIZES[0], split)
+    np.testing.assert_array_equal(
+      made.motions[draw], scene_labels.motions(truth)
+    )
+
+
+def test_cameras_are_told_by_their_motions():
+  """What stands still has none; what moves closer goes ahead, and so on."""
+  seen = {}
+  for index in range(400):
+    _, truth = scenes.simulate(3, index, batch.Size(8, 8, 17))
+    told = scene_labels.motions(truth) * scene_labels.MOTIONS
+    seen.setdefault(truth.said.camera, []).append(np.abs(told[:-1, :5]).max(0))
+    # Put together again, turns and ways lead from the first frame to the last.
+    axes, place = truth.camera.axes, truth.camera.position
+    steps = np.einsum('tji,tj->ti', axes[:-1], told[:-1, :3]) / scenes.FPS
+    np.testing.assert_allclose(place[0] + steps.sum(0), place[-1], atol=1e-5)
+  still, pan, orbit, dolly = (
+    np.array(seen[kind]) for kind in scene_captions.CAMERAS
+  )
+  assert still.max() < 1e-5
+  assert pan[:, :3].max() < 1e-5 and np.median(pan[:, 3]) > 0.05
+  assert orbit[:, 0].min() > 1 and orbit[:, 3].min() > 0.2
+  assert dolly[:, 2].min() > 0.7 and dolly[:, 0].max() < 1e-5
+
+
 def test_every_value_has_a_place_of_its_own():
   said = scene_captions.attributes('two red cats walk left on grass at dusk')
   labels = scene_labels.encode(said)

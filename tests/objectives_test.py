@@ -330,13 +330,17 @@ def test_only_what_a_scene_has_is_asked_of_the_probe(monkeypatch):
     objectives.probe,
     'look',
     lambda *unused: probe.Seen(
-      None, jnp.asarray(scores), jnp.zeros((2, 3, 2, 2))
+      None,
+      jnp.asarray(scores),
+      jnp.zeros((2, 3, 2, 2)),
+      jnp.zeros((2, 3, 4)),
     ),
   )
   clips = batch.Labelled(
     jnp.zeros((2, 5, 16, 16, 3), jnp.uint8),
     jnp.asarray(labels),
     jnp.zeros((2, 5, 16, 16), bool),
+    jnp.full((2, 5, 4), 0.5),
   )
   total, count, metrics = objectives.recognition(
     {'probe': None}, clips, model=probe.ProbeConfig()
@@ -344,8 +348,10 @@ def test_only_what_a_scene_has_is_asked_of_the_probe(monkeypatch):
   guessed = np.log(3) + np.log(4)  # of counts and cameras, all alike
   unsure = np.log(2)  # of each place
   assert metrics['covered'] == pytest.approx(2 * unsure, rel=1e-5)
-  cover = 2 * objectives.COVER_WEIGHT * unsure
-  assert total == pytest.approx(50 + guessed + cover, rel=1e-5)
+  assert metrics['missed'] == pytest.approx(2 * 0.5**2 / 2)
+  told = 2 * objectives.COVER_WEIGHT * unsure
+  told += objectives.MOTION_WEIGHT * float(metrics['missed'])
+  assert total == pytest.approx(50 + guessed + told, rel=1e-5)
   assert (count, metrics['clips'], metrics['tokens']) == (2, 2, 10)
   # Of the second scene the camera alone is right, as the first of its kind.
   assert metrics['right'] == pytest.approx(1 + 1 / 3)

@@ -23,15 +23,15 @@ def test_true_clips_are_seen_as_what_they_are(one_device):
   promised = [scenes.attributes(caption) for caption, _ in prompts]
   probe = probing.Probe()
   kept = probing.kept(probe.attributes(videos), promised)
-  least = dict(object=0.6, colour=0.85, event=0.5, place=0.95, count=0.75)
-  assert {n: kept[n] for n in least if kept[n].share < least[n]} == {}
+  assert {n: k for n, k in kept.items() if k.cases > 9 and k.share < 0.9} == {}
+  assert kept['event'].share > 0.95 and kept['object'].share > 0.95
   assert kept['object'].cases == 44 > kept['hour'].cases
   # Of stills less is seen, though many events go with an object.
   stills = [np.repeat(video[:1], 17, axis=0) for video in videos]
   moved = probing.kept(probe.attributes(stills), promised)
-  assert moved['event'].share < kept['event'].share - 0.05
-  assert moved['way'].share < kept['way'].share
-  assert moved['object'].share > 0.5
+  for name, lost in dict(event=0.3, way=0.3, camera=0.5).items():
+    assert moved[name].share < kept[name].share - lost
+  assert moved['object'].share > 0.6
 
 
 def test_a_clip_is_shown_at_its_aspect_and_held():
@@ -57,7 +57,7 @@ def test_a_model_without_a_probe_of_these_labels_is_refused(tmp_path):
   with pytest.raises(ValueError, match='has no probe; experiments/probe.py'):
     probing.Probe(tmp_path / 'model')
   config = tiny.config()
-  config.probe.classes = 5
+  config.probe.classes, config.probe.motions = 5, 2
   init = networks.make_init(config, ('probe',))
   params = jax.device_get(sharding.unbox(init(jax.random.key(0))))
   path = tmp_path / 'probe'

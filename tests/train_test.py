@@ -449,7 +449,7 @@ def test_a_decoder_that_is_trained_alone_keeps_the_scales_of_its_latents(
     ('run.accumulate', 0, 'run.accumulate=0 must be 1 or more'),
     ('run.save_every', 0, 'run.save_every=0 must be 1 or more'),
     ('run.log_every', 0, 'run.log_every=0 must be 1 or more'),
-    ('run.onednn', True, 'stage diffusion does not train; leave it out'),
+    ('run.onednn', True, 'stage diffusion trains has none; leave it out'),
     ('run.export_dtype', 'half', "'half' must be one of float32, float16"),
     ('optim.schedule', 'cosin', "'cosin' is unknown; choose from .*cosine"),
     ('optim.method', 'sgd', "'sgd' is unknown; choose from adamw, muon"),

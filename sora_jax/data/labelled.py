@@ -9,7 +9,7 @@ from its mirror's side as well, where left is right.
 import functools
 
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from sora_jax import batch
 from sora_jax.data import transforms
@@ -49,28 +49,33 @@ class LabelledBatches:
     clips = [self._one(int(draw), size) for draw in draws]
     return batch.Labelled(*map(np.stack, zip(*clips, strict=True)))
 
-  def _one(
-    self, draw: int, size: batch.Size
-  ) -> tuple[Video, Int[np.ndarray, ' A'], Bool[np.ndarray, 'T H W']]:
+  def _one(self, draw: int, size: batch.Size) -> batch.Labelled:
     scene, mirrored = divmod(draw, 2)
-    video, said, mask = _scene(self._seed, scene, size)
+    video, said, mask, motions = _scene(self._seed, scene, size)
     if mirrored:
       way = {'left': 'right', 'right': 'left'}.get(said.way, '')
       said = said._replace(way=way)
       video, mask = video[:, :, ::-1], mask[:, :, ::-1]
+      motions = motions * scene_labels.MIRRORED
     rng = transforms.generator(self._seed, 'wear', draw)
     video = worn(video, rng) if rng.random() < WORN else video
-    return video, scene_labels.encode(said), mask
+    return batch.Labelled(video, scene_labels.encode(said), mask, motions)
 
 
 @functools.lru_cache(maxsize=1)  # the mirrored one comes next
 def _scene(
   seed: int, scene: int, size: batch.Size
-) -> tuple[Video, scene_captions.Attributes, Bool[np.ndarray, 'T H W']]:
+) -> tuple[
+  Video,
+  scene_captions.Attributes,
+  Bool[np.ndarray, 'T H W'],
+  Float[np.ndarray, 'T M'],
+]:
   split = 'test' if scene % TEST_EVERY == 0 else 'train'
   clip, truth = scenes.clip(seed, scene, size, split)
   assert truth.mask is not None  # as it was drawn
-  return clip.video, truth.said, truth.mask > 0
+  motions = scene_labels.motions(truth)
+  return clip.video, truth.said, truth.mask > 0, motions
 
 
 def worn(video: Video, rng: np.random.Generator) -> Video:

@@ -251,6 +251,7 @@ def read_probe(values: Values, where: Any) -> probe.ProbeConfig:
     blocks=take.row('blocks', [], (int,)),
     features=take.count('features'),
     classes=take.count('classes'),
+    motions=take.count('motions'),
   )
   return _checked(probe, config, where)
 

@@ -194,7 +194,7 @@ def probe_place(path: str, config: Any) -> Place:
   module, _, leaf = path.rpartition('.')
   ending, pattern = PATTERNS[leaf]
   if path.endswith('space.kernel'):
-    pattern = 'O I h w -> h w I O'
+    pattern = 'O I t h w -> t h w I O'
   return Place((module + ending,), pattern, {})
 
 

@@ -1,11 +1,15 @@
-"""What is true of a scene, as numbers that a network can be asked for."""
+"""What is true of a scene, as numbers that a network can be asked for.
+
+Words of its caption, each by its place among all; and how the camera and the
+actors move, as the camera sees it.
+"""
 
 import itertools
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
-from sora_jax.data.worlds import scene_captions
+from sora_jax.data.worlds import scene_captions, scenes
 
 # The values that each attribute may have. One of one scene is absent where it
 # has none, as the hour under water or the way of what rests.
@@ -26,6 +30,12 @@ CLASSES = sum(map(len, FIELDS.values()))
 CUTS = list(itertools.accumulate(map(len, FIELDS.values())))[:-1]
 ABSENT = -1
 
+# A motion is where the camera goes: right, up and ahead, in units/s; how it
+# turns: right and up, in radians/s; where actors go: right, up and away. They
+# are divided by these, which are about as much as they are where there is any.
+MOTIONS = np.array([1, 1, 1, 0.2, 0.2, 1, 1, 1], np.float32)
+MIRRORED = np.array([-1, 1, 1, -1, 1, -1, 1, 1], np.float32)  # in a mirror
+
 
 def encode(said: scene_captions.Attributes) -> Int[np.ndarray, ' A']:
   """The place of each attribute's value in FIELDS, in order, or ABSENT."""
@@ -36,3 +46,20 @@ def encode(said: scene_captions.Attributes) -> Int[np.ndarray, ' A']:
     ],
     np.int32,
   )
+
+
+def motions(truth: scenes.Truth) -> Float[np.ndarray, 'T 8']:
+  """How the camera and the actors, in the mean, move from each frame on.
+
+  In parts of MOTIONS; the last frame, from which there is no other, has those
+  of the one before, and a still has none.
+  """
+  place, axes = truth.camera.position, truth.camera.axes
+  seen = lambda vectors: np.einsum('tij,tj->ti', axes[:-1], vectors)
+  goes = seen(np.diff(place, axis=0)) * scenes.FPS
+  right, up, ahead = seen(axes[1:, 2]).T
+  turns = np.stack([np.arctan2(right, ahead), np.arcsin(up)], 1) * scenes.FPS
+  actors = seen(truth.velocity[:-1].mean(1))
+  found = np.concatenate([goes, turns, actors], 1).astype(np.float32) / MOTIONS
+  rest = np.zeros((1, len(MOTIONS)), np.float32)
+  return np.concatenate([found, found[-1:] if len(found) else rest])
