@@ -242,8 +242,11 @@ def release_images() -> config_lib.Config:
     *('96x160x1', '64x64x1', '128x128x1', '128x128x1'),
   )
   config.data.clips = 40960
+  # Three stills of a row, with little else to attend to: half as long again
+  # for as many took rows of ten, on two CPU cores.
   limits = config.data.limits
-  limits.text, limits.clips, limits.groups = 448, 10, 10
+  limits.rows, limits.tokens, limits.text, limits.clips = 108, 48, 136, 3
+  limits.groups = 3
   config.data.shares = pieces.Shares()
   return config
 

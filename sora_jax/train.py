@@ -27,6 +27,7 @@ from sora_jax import (
   networks as networks_lib,
   objectives,
   optimizer,
+  preemption,
   prepare,
   problems,
   program as program_lib,
@@ -64,6 +65,7 @@ def train(config: config_lib.Config, workdir: epath.Path) -> State:
       checkpoint where there was one.
     FloatingPointError: too many steps in a row were not finite.
     replay.SilentCorruption: a step that was taken twice gave other bits.
+    preemption.Preempted: asked to end by SIGTERM, it has saved.
   """
   check(config)
   experts.check_resumed(config, workdir)
@@ -290,7 +292,11 @@ def _loop(
   make_batch: problems.Batches,
   workdir: epath.Path,
 ) -> State:
-  """Steps to the end. Metrics are read one step late, so nothing waits."""
+  """Steps to the end. Metrics are read one step late, so nothing waits.
+
+  Raises:
+    preemption.Preempted: asked to end by SIGTERM, it has saved.
+  """
   first = int(state['step'])
   run = config.run
   batches = pipeline.iterate(make_batch, first, config.data)
@@ -301,7 +307,8 @@ def _loop(
   # The other stages have nothing to sample.
   samples = run.sample_every and config.stage is config_lib.Stage.DIFFUSION
   pending = None
-  with writer, jax.transfer_guard('disallow'):
+  notice = preemption.Notice()
+  with writer, notice, jax.transfer_guard('disallow'):
     for step in range(first + 1, run.steps + 1):
       with throughput.waiting():
         batch = next(batches)
@@ -316,11 +323,16 @@ def _loop(
       if step == first + 2:
         throughput.report()  # without the compilation
       pending = step, sums, equal
-      if step % run.save_every == 0 or step == run.steps:
+      ends = notice.reached(step)
+      if step % run.save_every == 0 or step == run.steps or ends:
         _report(config, writer, throughput, *pending)
         pending = None
         with jax.transfer_guard('allow'):  # hosts agree on what is there
           store.save(step, state, {'step': step})
+      if ends:
+        store.wait()
+        _tell(f'{workdir}: SIGTERM: step {step} is saved; give it again')
+        raise preemption.Preempted
       if samples and step % run.sample_every == 0:
         with jax.transfer_guard('allow'):
           params = _networks(config, problem, state)

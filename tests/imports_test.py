@@ -16,7 +16,7 @@ LEVELS = (
   + 'tokens canvas tiling registration sharding'.split()
   + 'memory traffic watermark'.split(),
   'models weights data'.split(),
-  'objectives optimizer state checksums checkpoint replay'.split()
+  'objectives optimizer state checksums checkpoint replay preemption'.split()
   + 'writers metrics certificate seal provenance'.split(),
   'gpu experiment config corpus published networks experts'.split(),
   'paint codec windows spool captions generate'.split()

@@ -3,9 +3,11 @@
 import json
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -46,7 +48,7 @@ def training(places, workdir, *more):
   ]
 
 
-def run(command, processes, devices, status=0):
+def run(command, processes, devices, status=0, meanwhile=lambda running: None):
   """A command in one process, or in several that find each other.
 
   Returns what each of them says.
@@ -77,6 +79,7 @@ def run(command, processes, devices, status=0):
         text=True,
       )
     )
+  meanwhile(running)
   outputs = [process.communicate()[0] for process in running]
   for process, output in zip(running, outputs, strict=True):
     assert process.returncode == status, output
@@ -124,6 +127,31 @@ def test_two_processes_prepare_once_what_one_would(places, tmp_path):
   train(places, one, 1, few)
   train(places, two, 2, few)
   assert_near(lines_of(one), lines_of(two))
+
+
+@pytest.mark.slow
+def test_all_processes_save_one_step_where_one_is_told_to_end(places, tmp_path):
+  """The scheduler tells one host only; the others hear of it from JAX."""
+  command = training(
+    places,
+    epath.Path(tmp_path),
+    f'--config.data.latents={places / "latents"}',
+    *('--config.run.steps=100000', '--config.run.sample_every=0'),
+    *('--config.run.save_every=100000', '--config.run.log_every=10'),
+  )
+  metrics = tmp_path / 'metrics.jsonl'
+
+  def tell(running):
+    while not (metrics.exists() and metrics.read_text()):
+      assert running[0].poll() is None, running[0].communicate()
+      time.sleep(0.1)
+    running[1].send_signal(signal.SIGTERM)
+
+  status = 128 + signal.SIGTERM
+  first, _ = run(command, 2, devices=1, status=status, meanwhile=tell)
+  saved = [int(p.name) for p in (tmp_path / 'checkpoints').glob('*[0-9]')]
+  assert len(saved) == 1 and saved[0] >= 10
+  assert f'SIGTERM: step {saved[0]} is saved' in first
 
 
 @pytest.mark.slow
@@ -176,5 +204,5 @@ def test_two_processes_share_out_prompts_and_one_manifest(places, tmp_path):
   made = (tmp_path / 'two').glob('*.mp4')
   times = {path.name: path.stat().st_mtime_ns for path in made}
   assert sample(tmp_path / 'two', 2) == two
-  for name, time in times.items():
-    assert (tmp_path / 'two' / name).stat().st_mtime_ns == time
+  for name, changed in times.items():
+    assert (tmp_path / 'two' / name).stat().st_mtime_ns == changed

@@ -71,16 +71,21 @@ CONFIGS = {'autoencoder': autoencoder_config, 'diffusion': diffusion_config}
   ]
 )
 def run(request, places, monkeypatch, one_device):
-  """Goes on with the run in a directory, and fails after `stop` steps of it."""
+  """Goes on with the run in a directory, and fails after `stop` steps of it.
+
+  After `told` steps of it the process is told to end, and takes another one.
+  """
   monkeypatch.setattr(train, 'STATISTICS_BATCHES', 2)
   batches_from = pipeline.iterate
 
-  def run(workdir, stop=None):
+  def run(workdir, stop=None, told=None):
     def iterate(make_batch, start, *args, **kwargs):
       batches = batches_from(make_batch, start, *args, **kwargs)
       for step, batch in zip(itertools.count(start), batches, strict=False):
         if step == stop:
           raise Interrupted
+        if step == told:
+          signal.raise_signal(signal.SIGTERM)
         yield batch
 
     monkeypatch.setattr(pipeline, 'iterate', iterate)
@@ -113,6 +118,12 @@ def test_a_run_stopped_at_any_step_equals_one_that_was_not(run, tmp_path):
   for stop in (1, 3, 4):
     with pytest.raises(Interrupted):
       run(tmp_path / 'parts', stop)
+  # A step that was not to be saved, as its machine is taken away.
+  with pytest.raises(SystemExit) as ended:
+    run(tmp_path / 'parts', told=4)
+  assert ended.value.code == 128 + signal.SIGTERM
+  assert (tmp_path / 'parts' / 'checkpoints' / '5').exists()
+  assert not (tmp_path / 'parts' / 'model').exists()
   assert_same(run(tmp_path / 'parts'), whole)
   assert losses(tmp_path / 'parts') == losses(tmp_path / 'whole')
   files = sorted((tmp_path / 'whole' / 'model').rglob('*.safetensors'))
