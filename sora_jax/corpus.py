@@ -44,12 +44,11 @@ def list_folder(folder: epath.PathLike, out: epath.Path) -> epath.Path:
   path = out / manifest.MANIFEST
 
   def build():
-    if path.exists():
-      return
-    report = manifest.build(folder, out)
-    logging.info('%s: %s', folder, report)
-    if report.quarantined:
-      logging.info('left out: see %s', out / manifest.QUARANTINE)
+    if not path.exists():
+      report = manifest.build(folder, out)
+      logging.info('%s: %s', folder, report)
+      if report.quarantined:
+        logging.info('left out: see %s', out / manifest.QUARANTINE)
 
   sharding.on_first(build, f'listing {folder}')
   first = manifest.locate(path, manifest.read(path)[0])

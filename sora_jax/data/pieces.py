@@ -159,11 +159,12 @@ def take(
   Args:
     drawn: How, by `outline`.
     latent: Of the whole clip.
-    restart: Of a stream that started anew, if one is asked for: its image
-      latent, and then the last latent frames of the clip again.
+    restart: Of the stream that started anew, if `outline` was told of one: its
+      image latent, and then the last latent frames of the clip again.
   """
   taken, renewed = latent[drawn.source], drawn.again >= 0
-  if restart is not None:
+  if renewed.any():
+    assert restart is not None  # as `outline` was told
     taken[renewed] = restart[drawn.again[renewed]]
   return taken
 

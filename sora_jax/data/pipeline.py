@@ -291,7 +291,9 @@ class PackBatches:
       text=np.array([row.slots for row in source.rows], int),
       groups=np.array([pieces.groups(config.shares, g[0]) for g in grids]),
     )
-    self._plan = plan.Plan(most, config.limits, seed, self._take_of)
+    any_share = any(dataclasses.astuple(config.shares))
+    take = self._take_of if any_share else None
+    self._plan = plan.Plan(most, config.limits, seed, take)
 
   def __call__(self, step: int) -> batch.Pack:
     rows = self._plan.rows(step)
