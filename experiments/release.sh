@@ -8,7 +8,7 @@
 # What a stage needs of an earlier one is in $RUNS (runs/release), and the folder
 # of real video that the autoencoder learns from beside the worlds is $CLIPS, or
 # none. FLAGS are added to every command; on a CPU with AMX and torch,
-# ONEDNN=--config.run.onednn has the autoencoder train and encode several times
+# ONEDNN=--config.run.onednn has convolutions train and encode several times
 # as fast. The probe, which scores what the model makes, needs no other stage.
 # Two cores render 17 clips a second, and the autoencoder takes 16 crops a second
 # there.
@@ -40,7 +40,8 @@ dit() {  # a part of the DiT's training, what it goes on from, and latents
     --config.data.latents="$RUNS/$5/latents"
 }
 
-prepare() {  # clips of a part of the DiT's training to latents
+prepare() {  # clips of a part of the DiT's training to latents, once
+  [ ! -e "$RUNS/$1/latents" ] || return 0
   $PYTHON launch.py prepare --workdir="$RUNS/$1" ${FLAGS:-} \
     --config="experiments/text_to_video.py:$2" \
     --config.autoencoder_from="$RUNS/cooled_autoencoder/model" \
@@ -91,7 +92,7 @@ for stage in "$@"; do
         --config.init_from="$RUNS/autoencoder/model"
       ;;
     probe)
-      train probe "$steps" --config=experiments/probe.py
+      train probe "$steps" --config=experiments/probe.py ${ONEDNN:-}
       ;;
     prepare)
       wait  # for what is still rendered

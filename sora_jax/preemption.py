@@ -2,7 +2,9 @@
 
 Schedulers send SIGTERM some time before they kill. A run then ends the step
 that it is in, saves, and ends; the same command goes on. Several hosts have to
-save the same step, which the coordination service of JAX agrees on.
+save the same step, which the coordination service of JAX agrees on. It listens
+from the time at which hosts join, so what they do before and after the steps,
+as preparing latents, is not ended by SIGTERM.
 """
 
 import signal

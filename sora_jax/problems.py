@@ -388,7 +388,7 @@ def _labelled(count: int, size: batch.Size) -> batch.Labelled:
   video = _video(count, size)
   labels = _shape(np.int32, count, len(scene_labels.FIELDS))
   mask = _shape(np.bool_, *video.shape[:-1])
-  motions = len(scene_labels.MOTIONS)
+  motions = len(scene_labels.MOTION_SCALES)
   motion = _shape(np.float32, count, size.frames, motions)
   return batch.Labelled(video, labels, mask, motion)
 
@@ -411,7 +411,7 @@ def probe_problem(
         f'is known of no other clips; it must be {wanted or "empty"}'
       )
   config.probe.classes = scene_labels.CLASSES
-  config.probe.motions = len(scene_labels.MOTIONS)
+  config.probe.motions = len(scene_labels.MOTION_SCALES)
   probe.check(config.probe)
   sizes = tuple(batch.parse_size(size) for size in config.data.sizes)
   for size in sizes:

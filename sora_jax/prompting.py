@@ -242,7 +242,7 @@ def scene_of(
   size, window, tile = settings.size, settings.window, settings.tile
   asked = Asked(networks, size, window, tile, max(lines), **values)
   _tell_rates(asked)
-  _tell_frames(name, getattr(flags, 'size', None))
+  _tell_frames(name, task, getattr(flags, 'size', None))
   scene = task.build(asked)
   _check_seen(name, task, scene, window)
   if networks.config.model.condition_channels:
@@ -440,9 +440,8 @@ def _tell_rates(asked: Asked) -> None:
       )
 
 
-def _tell_frames(name: str, size: batch.Size | None) -> None:
+def _tell_frames(name: str, task: Task, size: batch.Size | None) -> None:
   """Says of a duration that was asked for where the task has its own."""
-  task = TASKS[name]
   if task.videos and size and size.frames > 1:
     more = ' and --frames' if 'frames' in task.may else ''
     print(

@@ -331,7 +331,9 @@ def _loop(
           store.save(step, state, {'step': step})
       if ends:
         store.wait()
-        _tell(f'{workdir}: SIGTERM: step {step} is saved; give it again')
+        _tell(
+          f'{workdir}: SIGTERM: step {step} is saved; the same command goes on'
+        )
         raise preemption.Preempted
       if samples and step % run.sample_every == 0:
         with jax.transfer_guard('allow'):

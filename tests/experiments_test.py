@@ -73,7 +73,7 @@ def abstract_loss(config):
     )
   elif config.stage is config_lib.Stage.PROBE:
     config.probe.classes = scene_labels.CLASSES
-    config.probe.motions = len(scene_labels.MOTIONS)
+    config.probe.motions = len(scene_labels.MOTION_SCALES)
     params = {'probe': networks.abstract(config, 'probe')}
     size = batch.parse_size(config.data.sizes[0])
     rows, labels = config.data.limits.rows, len(scene_labels.FIELDS)

@@ -57,15 +57,27 @@ def test_motions_are_those_of_the_world(monkeypatch):
 
 def test_cameras_are_told_by_their_motions():
   """What stands still has none; what moves closer goes ahead, and so on."""
-  seen = {}
+  seen, pairs = {}, []
   for index in range(400):
     _, truth = scenes.simulate(3, index, batch.Size(8, 8, 17))
-    told = scene_labels.motions(truth) * scene_labels.MOTIONS
+    told = scene_labels.motions(truth) * scene_labels.MOTION_SCALES
     seen.setdefault(truth.said.camera, []).append(np.abs(told[:-1, :5]).max(0))
-    # Put together again, turns and ways lead from the first frame to the last.
+    # Put together again, they lead from each frame to the next one.
     axes, place = truth.camera.axes, truth.camera.position
-    steps = np.einsum('tji,tj->ti', axes[:-1], told[:-1, :3]) / scenes.FPS
+    world = lambda seen, axes=axes: np.einsum('tji,tj->ti', axes[:-1], seen)
+    steps = world(told[:-1, :3]) / scenes.FPS
     np.testing.assert_allclose(place[0] + steps.sum(0), place[-1], atol=1e-5)
+    right, up = told[:-1, 3:5].T / scenes.FPS
+    flat = np.cos(up)
+    ahead = np.stack([flat * np.sin(right), np.sin(up), flat * np.cos(right)])
+    np.testing.assert_allclose(world(ahead.T), axes[1:, 2], atol=1e-5)
+    gone = np.diff(truth.position.mean(1), axis=0) * scenes.FPS
+    pairs.append(np.stack([world(told[:-1, 5:]), gone]))
+  # But for what changes within a frame: falls, bounces, collisions.
+  told, gone = np.concatenate(pairs, axis=1)
+  for axis in range(3):
+    assert np.corrcoef(told[:, axis], gone[:, axis])[0, 1] > 0.8, axis
+  assert np.abs(told - gone).mean() < 0.1
   still, pan, orbit, dolly = (
     np.array(seen[kind]) for kind in scene_captions.CAMERAS
   )

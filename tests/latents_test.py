@@ -14,7 +14,7 @@ INFO = {'channels': 3, 'autoencoder': 'abc', 'empty_features': [[0.5, 1.5]]}
 
 def row(i):
   captions = [f'caption {i}', 'nöch \u2028 eine']
-  return latents.Row(f'clip {i}', SIZES[i], captions, 20 + i)
+  return latents.Row(f'clip {i}', SIZES[i], captions, 20 + i, 0)
 
 
 def record(i):
@@ -61,7 +61,9 @@ def test_what_was_written_comes_back_in_any_order(place):
 def test_latents_are_kept_to_float16(tmp_path):
   fine = np.full((1, 1, 1, 1), 1 + 2**-12, np.float32)
   with latents.Writer(tmp_path / 'l') as writer:
-    writer.write(latents.Row('a', (1, 1, 1), [''], 1), latents.Record(fine, ()))
+    writer.write(
+      latents.Row('a', (1, 1, 1), [''], 1, 0), latents.Record(fine, ())
+    )
     writer.finish(INFO)
   assert latents.LatentSource(tmp_path / 'l')[0].latent.item() == 1.0
 

@@ -34,7 +34,7 @@ class Corpus(latents.LatentSource):
   def __init__(self):
     pass
 
-  rows = [latents.Row(f'{i}', SIZES[i], [f'clip {i}'], 7) for i in range(2)]
+  rows = [latents.Row(f'{i}', SIZES[i], [f'clip {i}'], 7, 0) for i in range(2)]
   info = {'channels': 2}
 
   def __getitem__(self, index):

@@ -46,7 +46,7 @@ def prepared(place, text_width=0, captions_of=captions_of, condition=None):
       if condition:
         record = record._replace(condition=condition(latent))
       slots = 1 + max(len(c.encode()) for c in captions)
-      writer.write(latents.Row(f'{i}', size, captions, slots), record)
+      writer.write(latents.Row(f'{i}', size, captions, slots, 0), record)
     info = {'channels': CHANNELS, 'condition': 2 * CHANNELS if condition else 0}
     if text_width:
       info |= {'text_width': text_width, 'empty_features': [[7.0] * text_width]}
@@ -532,6 +532,42 @@ if __name__ == '__main__':
   )
   assert done.returncode == -signal.SIGKILL
   assert int(done.stdout) > 0
+
+
+@pytest.mark.slow
+def test_a_worker_goes_on_where_all_are_told_to_end(tmp_path):
+  """Schedulers tell each process of a group; the trainer has still to save."""
+  program = tmp_path / 'trainer.py'
+  program.write_text("""
+import os
+import signal
+
+from sora_jax import preemption
+from sora_jax.data import pipeline
+
+
+def same(step):
+  return step
+
+
+if __name__ == '__main__':
+  config = pipeline.DataConfig(workers=1, prefetch=1)
+  batches = pipeline.iterate(same, 0, config)
+  with preemption.Notice() as notice:
+    assert next(batches) == 0 and not notice.reached(1)
+    os.killpg(0, signal.SIGTERM)
+    for step in range(1, 9):
+      assert next(batches) == step
+    assert notice.reached(9)
+    raise preemption.Preempted
+""")
+  done = subprocess.run(
+    [sys.executable, program],
+    env=os.environ | {'PYTHONPATH': str(ROOT)},
+    start_new_session=True,
+    timeout=60,
+  )
+  assert done.returncode == 128 + signal.SIGTERM
 
 
 @pytest.mark.slow

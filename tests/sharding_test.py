@@ -232,15 +232,14 @@ def test_work_of_the_first_process_fails_on_all(monkeypatch):
   sharding.on_first(lambda: None, 'work')
   with pytest.raises(KeyError, match='why'):
     sharding.on_first(refuse, 'work')
-  # On the second of two, which does not do it, and hears that it has failed.
+  # On the second of two, which does not do it, and hears how it went.
   monkeypatch.setattr(jax, 'process_index', lambda: 1)
   monkeypatch.setattr(jax, 'process_count', lambda: 2)
-  for failed in (False, True):
-    monkeypatch.setattr(
-      sharding.multihost_utils, 'broadcast_one_to_all', lambda told, f=failed: f
-    )
-    if not failed:
-      sharding.on_first(refuse, 'work')
-      continue
-    with pytest.raises(ValueError, match='work failed on process 0'):
-      sharding.on_first(refuse, 'work')
+  hears = lambda failed: monkeypatch.setattr(
+    sharding.multihost_utils, 'broadcast_one_to_all', lambda told: failed
+  )
+  hears(False)
+  sharding.on_first(refuse, 'work')
+  hears(True)
+  with pytest.raises(ValueError, match='work failed on process 0'):
+    sharding.on_first(refuse, 'work')

@@ -70,7 +70,7 @@ def write_latents(
       latent = np.broadcast_to(colours[caption], (*size, 4))
       latent = latent.astype(np.float32)
       text = CAPTIONS[caption]
-      row = latents.Row(f'{i}', size, [text], 1 + len(text))
+      row = latents.Row(f'{i}', size, [text], 1 + len(text), 0)
       writer.write(row, latents.Record(latent, ()))
     writer.finish({
       'channels': 4,

@@ -50,6 +50,7 @@ class LabelledBatches:
     return batch.Labelled(*map(np.stack, zip(*clips, strict=True)))
 
   def _one(self, draw: int, size: batch.Size) -> batch.Labelled:
+    """One clip, without the batch axis."""
     scene, mirrored = divmod(draw, 2)
     video, said, mask, motions = _scene(self._seed, scene, size)
     if mirrored:
@@ -69,7 +70,7 @@ def _scene(
   Video,
   scene_captions.Attributes,
   Bool[np.ndarray, 'T H W'],
-  Float[np.ndarray, 'T M'],
+  Float[np.ndarray, 'T 8'],
 ]:
   split = 'test' if scene % TEST_EVERY == 0 else 'train'
   clip, truth = scenes.clip(seed, scene, size, split)

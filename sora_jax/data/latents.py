@@ -3,8 +3,9 @@
 A prepared directory is immutable and has
 
   latents.array_record   one record a clip, in safetensors form
-  manifest.jsonl         one line a clip: its id, latent size, captions, and
-                         the text slots that these take
+  manifest.jsonl         one line a clip: its id, latent size, captions, the
+                         text slots that these take, and how much of it a
+                         second stream has
   info.json              what made it, and the features of an empty caption
 
 so that a plan needs the manifest alone, and a record is read when its turn
@@ -36,7 +37,9 @@ class Row(NamedTuple):
   size: tuple[int, int, int]  # latent frames, rows, columns
   captions: list[str]
   slots: int  # text slots that the longest caption takes, with its end token
-  restarted: int = 0  # latents that a stream that starts anew has of its end
+  # Of its last latent frames, how many a stream that starts anew has again; 0:
+  # there is none.
+  restarted: int
 
 
 class Record(NamedTuple):
@@ -145,6 +148,7 @@ class LatentSource:
       if name in arrays
     }
     needed = {'latent', *(['condition'] if self.info.get('condition') else ())}
+    needed |= {'restart'} if self.rows[index].restarted else set()
     if missing := needed - latents.keys():
       raise BrokenRecord(
         f'{self.directory / RECORDS}: record {index} has no '
@@ -181,7 +185,7 @@ def _read_rows(path: epath.Path) -> Iterator[Row]:
   for number, line in enumerate(path.read_text().splitlines(), 1):
     try:
       fields = json.loads(line)
-      for name in Row._fields[3:]:
+      for name in ('slots', 'restarted'):
         if name not in fields:
           raise ValueError(f'it has no {name}; prepare the corpus again')
       yield Row(

@@ -54,11 +54,6 @@ class Outline(NamedTuple):
   clean: Bool[np.ndarray, '_F _h _w']
   by_frame: bool  # a level for every frame
 
-  @property
-  def groups(self) -> int:
-    """Noise levels that it needs, if a token is of one latent frame."""
-    return len(self.source) if self.by_frame else 1 + int(self.clean.any())
-
 
 def check(shares: Shares) -> None:
   """Raises ValueError for shares that are none, or are more than all."""
@@ -138,13 +133,12 @@ def outline(
     last = rng.integers(at + 1, frames + 1)
     again[at:last] = 1 + np.arange(last - at)
     known[at:last] = True
-    rows = [source, again, frame, known]
     if kind != 'middle':
-      rows = [row[:last] for row in rows]
+      source, again = source[:last], again[:last]
+      frame, known = frame[:last], known[:last]
     if rng.random() < shares.opening and at > 1:
-      shown = at - 1, 0, at - 1, True
-      rows = [np.append(*pair) for pair in zip(rows, shown, strict=True)]
-    source, again, frame, known = rows
+      source, again = np.append(source, at - 1), np.append(again, 0)
+      frame, known = np.append(frame, at - 1), np.append(known, True)
   clean = np.broadcast_to(known[:, None, None], (len(known), *size[1:]))
   if kind == 'region':
     clean = np.broadcast_to(~_box(size[1:], side, rng), clean.shape)
@@ -163,8 +157,7 @@ def take(
       image latent, and then the last latent frames of the clip again.
   """
   taken, renewed = latent[drawn.source], drawn.again >= 0
-  if renewed.any():
-    assert restart is not None  # as `outline` was told
+  if restart is not None:
     taken[renewed] = restart[drawn.again[renewed]]
   return taken
 

@@ -9,6 +9,7 @@ import dataclasses
 import enum
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -145,9 +146,12 @@ def iterate(
 def _end_with_parent(index: int, count: int) -> None:
   """Ends a worker with the process that reads from it, however that ends.
 
-  Waiting to hand over a batch that nobody takes, it would stay for ever.
+  Waiting to hand over a batch that nobody takes, it would stay for ever. What
+  tells a whole group of processes to end, as schedulers do, is for the trainer,
+  which may need batches until all hosts have saved.
   """
   del index, count
+  signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
   def wait():
     parent = multiprocessing.parent_process()
@@ -311,7 +315,8 @@ class PackBatches:
     """Tokens and groups that one draw of a clip takes."""
     drawn = self._outline(entry)
     frames, rows, columns = tokens.token_grid(drawn.clean.shape, self._patch)
-    return frames * rows * columns, drawn.groups
+    groups = frames if drawn.by_frame else 1 + int(drawn.clean.any())
+    return frames * rows * columns, groups
 
   def _pack_row(self, row: plan.Row) -> batch.Pack:
     """One row of a pack, without the batch axis."""
@@ -343,14 +348,14 @@ class PackBatches:
     lines: int,
   ) -> tuple[int, int]:
     """Puts a clip into its row; returns the slots and groups that it took."""
-    lesson = self._outline(entry)
-    latent = pieces.take(lesson, record.latent, record.restart)
+    drawn = self._outline(entry)
+    latent = pieces.take(drawn, record.latent, record.restart)
     grid = tokens.token_grid(latent.shape[:3], self._patch)
     values = tokens.patchify(latent[None], self._patch)[0]
-    clean = tokens.patchify(lesson.clean[None, ..., None], self._patch)[0]
+    clean = tokens.patchify(drawn.clean[None, ..., None], self._patch)[0]
     clean = clean.all(axis=-1)
     count, position = len(values), tokens.positions(grid)
-    member = position[:, 0] if lesson.by_frame else clean.astype(np.int32)
+    member = position[:, 0] if drawn.by_frame else clean.astype(np.int32)
     groups = int(member.max()) + 1
     at, own = slice(slot, slot + count), slice(group, group + groups)
     out.tokens[at] = values
@@ -360,17 +365,17 @@ class PackBatches:
       out.condition[at] = seen[0]
     out.position[at] = position
     t = self._patch[0]
-    out.position[at, 0] = lesson.frame[::t][position[:, 0]] // t
+    out.position[at, 0] = drawn.frame[::t][position[:, 0]] // t
     out.index[at] = np.arange(count)
     out.segment[at] = m + 1
     # A caption's parts go with the clip's own time, whatever is cut off it.
     starts = canvas.even_starts(len(record.latent), lines)
-    line = canvas.line_of(lesson.source[::t], starts)[position[:, 0]]
+    line = canvas.line_of(drawn.source[::t], starts)[position[:, 0]]
     out.text_of[at] = self._text_segment(m, line)
     out.group[at] = group + member
     out.group_clip[own] = m + 1
     out.group_index[own] = np.arange(groups)
-    if not lesson.by_frame:
+    if not drawn.by_frame:
       out.group_clean[own] = np.arange(groups)  # the second one, if there is
     out.draw[m], out.tokens_in_clip[m] = entry.draw, count
     return count, groups

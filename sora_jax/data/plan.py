@@ -1,4 +1,4 @@
-"""Which clip lies in which row of which step, from sizes and a seed alone.
+"""Which clip lies in which row of which step, from a seed and what clips take.
 
 Every host can compute the plan of any step without reading a clip. A clip
 that later turns out broken leaves a hole in its row, never a shift.
@@ -42,7 +42,7 @@ def check(limits: Limits) -> None:
 
 
 class Needs(NamedTuple):
-  """What each of the `n` clips of a corpus takes of a row."""
+  """What each of the `n` clips of a corpus takes of a row at the most."""
 
   tokens: Int[np.ndarray, ' n']
   text: Int[np.ndarray, ' n']
@@ -82,7 +82,10 @@ class Plan:
     self._epoch: tuple[int, list[Row]] = (-1, [])
 
   def rows(self, step: int) -> list[Row]:
-    """The `limits.rows` rows of a step; some are empty at an epoch's end."""
+    """The `limits.rows` rows of a step; some are empty at an epoch's end.
+
+    All epochs before it are planned first: 20,000 clips in a second or two.
+    """
     while step >= self._first_step[-1]:
       steps = -(
         -len(self._rows_of(len(self._first_step) - 1)) // self._limits.rows
@@ -113,6 +116,7 @@ class Plan:
       if self._take:
         need = need.copy()
         need[[0, 2]] = self._take(entry)
+        assert (need <= needs[clip]).all(), (entry, need, needs[clip])
       for i in range(first_open, len(rows)):
         if (need <= left[i]).all():
           break

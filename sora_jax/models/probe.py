@@ -117,8 +117,8 @@ class SceneProbe(nn.Module):
   @nn.compact
   def __call__(self, video: Video) -> Seen:
     c = self.config
-    told = jnp.concatenate([motion(video), _where(video, PATCH)], axis=-1)
-    x = jnp.concatenate([_fold(video, PATCH, 1), told], axis=-1)
+    x = _fold(video, PATCH, 1)
+    x = jnp.concatenate([x, motion(video), _where(video, PATCH)], axis=-1)
     x = self._stage(self._stage(x, 0), 1)
     y = layers.LayerNorm(name='norm_1')(x)
     cover = layers.Linear(1, (None, None), name='cover')(y)
@@ -138,11 +138,11 @@ class SceneProbe(nn.Module):
       jnp.concatenate(pooled, axis=-1)
     )
     scores = layers.Linear(c.classes, ('embed', None), name='classes')
-    told = scores(jax.nn.gelu(features))
-    return Seen(features, told, cover[..., 0], motions)
+    seen_as = scores(jax.nn.gelu(features))
+    return Seen(features, seen_as, cover[..., 0], motions)
 
   def _stage(self, x: Features, i: int) -> Float[Array, 'B U V X E']:
-    """Folds, and looks around; call it from a compact method only."""
+    """Folds what is not yet, and looks around; from a compact method only."""
     if i:
       x = _fold(x, 2, 2 if i == 1 else 1)
     width = self.config.widths[i]

@@ -33,7 +33,7 @@ ABSENT = -1
 # A motion is where the camera goes: right, up and ahead, in units/s; how it
 # turns: right and up, in radians/s; where actors go: right, up and away. They
 # are divided by these, which are about as much as they are where there is any.
-MOTIONS = np.array([1, 1, 1, 0.2, 0.2, 1, 1, 1], np.float32)
+MOTION_SCALES = np.array([1, 1, 1, 0.2, 0.2, 1, 1, 1], np.float32)
 MIRRORED = np.array([-1, 1, 1, -1, 1, -1, 1, 1], np.float32)  # in a mirror
 
 
@@ -51,8 +51,8 @@ def encode(said: scene_captions.Attributes) -> Int[np.ndarray, ' A']:
 def motions(truth: scenes.Truth) -> Float[np.ndarray, 'T 8']:
   """How the camera and the actors, in the mean, move from each frame on.
 
-  In parts of MOTIONS; the last frame, from which there is no other, has those
-  of the one before, and a still has none.
+  In parts of MOTION_SCALES; the last frame, from which there is no other, has
+  those of the one before, and a still has none.
   """
   place, axes = truth.camera.position, truth.camera.axes
   seen = lambda vectors: np.einsum('tij,tj->ti', axes[:-1], vectors)
@@ -60,6 +60,8 @@ def motions(truth: scenes.Truth) -> Float[np.ndarray, 'T 8']:
   right, up, ahead = seen(axes[1:, 2]).T
   turns = np.stack([np.arctan2(right, ahead), np.arcsin(up)], 1) * scenes.FPS
   actors = seen(truth.velocity[:-1].mean(1))
-  found = np.concatenate([goes, turns, actors], 1).astype(np.float32) / MOTIONS
-  rest = np.zeros((1, len(MOTIONS)), np.float32)
+  found = (
+    np.concatenate([goes, turns, actors], 1).astype(np.float32) / MOTION_SCALES
+  )
+  rest = np.zeros((1, len(MOTION_SCALES)), np.float32)
   return np.concatenate([found, found[-1:] if len(found) else rest])
