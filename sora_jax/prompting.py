@@ -242,8 +242,8 @@ def scene_of(
   size, window, tile = settings.size, settings.window, settings.tile
   asked = Asked(networks, size, window, tile, max(lines), **values)
   _tell_rates(asked)
-  _tell_frames(name, task, getattr(flags, 'size', None))
   scene = task.build(asked)
+  _tell_frames(name, task, getattr(flags, 'size', None), scene.size)
   _check_seen(name, task, scene, window)
   if networks.config.model.condition_channels:
     if len(scene.keep) > window:
@@ -440,9 +440,11 @@ def _tell_rates(asked: Asked) -> None:
       )
 
 
-def _tell_frames(name: str, task: Task, size: batch.Size | None) -> None:
-  """Says of a duration that was asked for where the task has its own."""
-  if task.videos and size and size.frames > 1:
+def _tell_frames(
+  name: str, task: Task, size: batch.Size | None, made: batch.Size
+) -> None:
+  """Says of a duration that was asked for where the task has another one."""
+  if task.videos and size and size.frames not in (1, made.frames):
     more = ' and --frames' if 'frames' in task.may else ''
     print(
       f'--size={size}: only the sides are taken; of --task={name}, how many '

@@ -139,8 +139,10 @@ def test_a_duration_that_is_not_taken_is_told(networks, files, capsys):
   assert told.endswith('is said by --video\n')
   scene(networks, files, 'extend', frames=4, keep=1, **given)
   assert 'is said by --video and --frames\n' in capsys.readouterr().out
-  scene(networks, files, 'edit', video=['a.mp4'], size=batch.Size(64, 64, 1))
-  assert 'sides' not in capsys.readouterr().out
+  for frames in (1, 9):  # as many as the video has
+    size = batch.Size(64, 64, frames)
+    scene(networks, files, 'edit', video=['a.mp4'], size=size)
+    assert 'sides' not in capsys.readouterr().out
 
 
 def test_videos_of_another_rate_are_told_how_they_are_read(
