@@ -3,7 +3,7 @@
   python launch.py train --config=experiments/probe.py --workdir=runs/probe
 
 It is shown clips of every combination and told what is true of them: words,
-where actors are, and how they and the camera move. In 45 minutes on two CPU
+where actors are, and how they and the camera move. In 50 minutes on two CPU
 cores, with --config.run.onednn (75,000 clips, 34 a second but for what ran
 beside it), it made `sora_jax/weights/probe`, by which `launch.py evaluate
 --world=scenes` scores. Of 256 held-out clips it tells the object of all, the
