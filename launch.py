@@ -9,11 +9,16 @@ WORKDIR = cli.Flag(
   'workdir', 'DIR', 'where the run is kept and resumed', required=True
 )
 MODEL = cli.Flag('model', 'DIR', 'model or run to use (the one that ships)')
+WORLD = cli.choice(
+  'world', ('balls', 'scenes'), 'of the clips', default='balls'
+)
 
 VERBS = {
   'demo': cli.Verb(
     'sora_jax.demo',
-    'Sample the model that ships; write, show and score its videos.',
+    'Sample a model; write, show and score its videos.',
+    MODEL,
+    WORLD,
     cli.Flag('out', 'DIR', 'where the videos go', default='demo'),
     cli.count('cases', 'held-out prompts to score', default=64),
     cli.count('seed', 'seed of the samples', lowest=0, default=0),
@@ -117,7 +122,7 @@ VERBS = {
     MODEL,
     cli.count('cases', 'held-out clips or prompts to score', default=64),
     cli.count('seed', 'seed of the first sample', lowest=0, default=0),
-    cli.choice('world', ('balls', 'scenes'), 'of the clips', default='balls'),
+    WORLD,
     cli.Flag(
       'suite', 'tasks|NAME,...', 'to score ways of prompting instead, or some'
     ),

@@ -10,6 +10,7 @@ where a folder is given. With --suite ways of prompting are scored instead, see
 `suite`.
 """
 
+import functools
 import json
 import types
 from collections.abc import Callable, Iterator, Sequence
@@ -59,6 +60,24 @@ class WorldScores(NamedTuple):
   true_motion: float
   decoded_motion: float
   frechet: frechet.Distances
+
+
+class Scored(NamedTuple):
+  """Scores of held-out prompts of a world, and how they are told."""
+
+  scores: WorldScores | adherence.SceneScores
+  table: str
+  bars: dict[str, plots.Bar]
+  told: dict[str, str] = {}  # beside the scores
+
+
+class Judge(NamedTuple):
+  """What tells whether clips of a world are as their prompts say."""
+
+  # Of networks, settings, what makes clips, a number of held-out prompts, the
+  # seed of the first, and extractors: see `on_balls`.
+  score: Callable[..., Scored]
+  broken: Callable[[Video, str], list[str]]  # what a clip does not keep
 
 
 def main(config: None, flags: types.SimpleNamespace) -> None:
@@ -118,37 +137,47 @@ def _generation(
     extractors.append(frechet.of_torchscript(flags.extractor))
   mesh = generate.mesh_for(flags.cases, settings)
   make = generate.make_generator(networks, settings, mesh)
-  if flags.world == 'scenes':
-    probe = probing.Probe()
-    scores = adherence.on_scenes(
-      networks,
-      settings,
-      make,
-      flags.cases,
-      flags.seed,
-      probe,
-      [*extractors, probe.extractor],
-    )
-    told = {'probe_sha256': probe.digest}
-    print(adherence.table(scores))
-    rows = adherence.bars(scores)
-  else:
-    scores = on_world(
-      networks, settings, make, flags.cases, flags.seed, extractors
-    )
-    told = {}
-    print(world_table(scores))
-    rows = bars(scores)
-  plots.shares(out / 'shares.png', rows)
+  scored = judge_of(flags.world).score(
+    networks, settings, make, flags.cases, flags.seed, extractors=extractors
+  )
+  print(scored.table)
+  plots.shares(out / 'shares.png', scored.bars)
   data = heldout.of_world(networks.config, flags.cases, flags.world)
   losses = heldout.loss_by_level(networks, data, out)
   print('held-out loss by level of noise:')
   print('  '.join(f'{level}: {loss:.4f}' for level, loss in losses.items()))
   plots.curve(out / 'loss.png', losses, 'level of noise', 'held-out loss')
-  return {'generation': _plain(scores), 'loss_by_level': losses} | told
+  told = {'generation': _plain(scored.scores), 'loss_by_level': losses}
+  return told | scored.told
 
 
-def on_world(
+def judge_of(world: str) -> Judge:
+  """The tracker of `balls`, or the probe that ships of `scenes`."""
+  if world == 'balls':
+    return Judge(_of_balls, metrics.broken_promises)
+  probe = probing.Probe()
+  return Judge(functools.partial(_of_scenes, probe), probe.broken_promises)
+
+
+def _of_balls(
+  *asked: Any, extractors: Sequence[frechet.Extractor] = ()
+) -> Scored:
+  scores = on_balls(*asked, extractors=extractors)
+  return Scored(scores, world_table(scores), bars(scores))
+
+
+def _of_scenes(
+  probe: probing.Probe,
+  *asked: Any,
+  extractors: Sequence[frechet.Extractor] = (),
+) -> Scored:
+  extractors = [*extractors, probe.extractor]
+  scores = adherence.on_scenes(*asked, probe=probe, extractors=extractors)
+  told = {'probe_sha256': probe.digest}
+  return Scored(scores, adherence.table(scores), adherence.bars(scores), told)
+
+
+def on_balls(
   networks: Networks,
   settings: generate.Settings,
   make: Callable[[list[generate.Request]], Iterator[generate.Made]],

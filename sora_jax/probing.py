@@ -62,6 +62,12 @@ class Probe:
     parts = np.split(scores, scene_labels.CUTS, axis=1)
     return np.stack([np.argmax(part, axis=1) for part in parts], axis=1)
 
+  def broken_promises(self, video: Video, prompt: str) -> list[str]:
+    """Which of what a prompt promises of `scenes` a clip does not keep."""
+    promised = scene_captions.attributes(prompt)
+    found = kept(self.attributes([video]), [promised])
+    return [name for name, (share, _) in found.items() if not share]
+
   def features(self, videos: Sequence[Video]) -> Float[np.ndarray, 'n d']:
     """What it reads the attributes from."""
     return self._look(videos)[0]

@@ -1,21 +1,22 @@
 """A clip of every way of prompting: the second half of `launch.py demo`.
 
-Starts from clips that the world `balls` renders, combinations of which training
-never showed. They are written first, and each task is asked for as `sample`
-takes it, so that a command makes the same bits again.
+Starts from clips that a world renders, combinations of which training never
+showed (`examples`). They are written first, and each task is asked for as
+`sample` takes it, so that a command makes the same bits again.
 """
 
 import shlex
 import types
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from etils import epath
 
 from sora_jax import (
   batch,
-  figures,
+  examples,
+  examples_balls,
   gallery,
   generate,
   label as label_lib,
@@ -24,25 +25,14 @@ from sora_jax import (
   sample,
   tasks,
 )
-from sora_jax.data import sheets, video
-from sora_jax.data.worlds import balls
+from sora_jax.data import sheets
 
-SEED = 20  # of the clips that are given
-NARROW = slice(16, 64)  # columns that are given of a wide clip
+EXAMPLES: dict[str, Any] = {'balls': examples_balls, 'scenes': examples}
 COLUMNS = 4  # of clips that move
-# What ships makes 64x64x33.
-WIDE = '80x48x33'
-LONG = '64x64x121'  # of several windows
-
-
-class Shown(NamedTuple):
-  """A task as `sample` is asked for it."""
-
-  prompt: str  # 'A | B' of two parts
-  flags: dict[str, Any]  # beside it; files by their names
 
 
 def show(
+  world: str,
   networks: networks_lib.Networks,
   out: epath.Path,
   label: label_lib.Label,
@@ -56,7 +46,9 @@ def show(
   make = generate.make_generator(networks, settings, mesh)
   card = sample.card(networks, settings) | {'model': model.name}
   fps, whole, entries = networks.config.sample.fps, [], []
-  for name, shown in tasks_of(render(settings.size, out)).items():
+  given = EXAMPLES[world]
+  captions = given.render(settings.size, out)
+  for name, shown in given.tasks_of(captions).items():
     flags = _flags(shown, out)
     asked = sample.override(settings, flags)
     prompt = shown.prompt.replace(prompting.BETWEEN_LINES, '\n')
@@ -109,74 +101,7 @@ def write_sheets(
   print(f'{stem.with_suffix(".gif")}  all of them, moving')
 
 
-def render(size: batch.Size, out: epath.Path) -> dict[str, str]:
-  """Writes what is given; returns the captions of the clips it is cut from."""
-  captions, truths, videos = {}, {}, {}
-  for name, law, shape in (
-    ('rolls', 'uniform', size),
-    ('falls', 'parabola', size),
-    ('bounces', 'bounce', size),
-    ('wide', 'parabola', batch.parse_size(WIDE)),
-  ):
-    ((_, index),) = balls.held_out_prompts(SEED, 1, (law,))
-    clip, truths[name] = balls.clip(SEED, index, shape, 'test')
-    captions[name], videos[name] = clip.caption, clip.video
-  rolls, falls, bounces, wide = videos.values()
-  disc = figures.disc(truths['rolls'], size)
-  captions['recoloured'] = _recoloured(captions['rolls'], truths['rolls'])
-  for file, frames in {
-    'rolls.mp4': rolls,
-    'before.mp4': rolls[:13],
-    'bounces.mp4': bounces,
-    'narrow.mp4': wide[:, :, NARROW],
-    'start.mp4': falls[:9],
-    'end.mp4': falls[-13:],
-    'mask.mp4': np.repeat(255 * disc[..., None].astype(np.uint8), 3, axis=-1),
-    'first.png': rolls[:1],
-    'last.png': rolls[-1:],
-  }.items():
-    video.write_video(out / file, frames, balls.FPS)
-  return captions
-
-
-def tasks_of(captions: dict[str, str]) -> dict[str, Shown]:
-  """What is asked of the files that `render` writes, by name."""
-  rolls, falls, bounces, wide, other = captions.values()
-
-  def shown(prompt: str, task: str, **flags: Any) -> Shown:
-    return Shown(prompt, {'task': task, **flags})
-
-  video_of = lambda *names: {'video': [f'{name}.mp4' for name in names]}
-  return {
-    'image': Shown('a large orange ball', {'size': '64x64x1'}),
-    'animate': shown(rolls, 'animate', image=['first.png']),
-    'keyframes': shown(rolls, 'keyframes', image=['first.png', 'last.png']),
-    'extend': shown(falls, 'extend', **video_of('start'), frames=24, keep=3),
-    'extend_backwards': shown(
-      falls, 'extend_backwards', **video_of('end'), frames=20, keep=3
-    ),
-    'connect': shown(
-      f'{rolls} | {bounces}',
-      'connect',
-      **video_of('before', 'bounces'),
-      frames=19,
-    ),
-    'loop': shown(bounces, 'loop'),
-    'edit': shown(other, 'edit', **video_of('rolls')),
-    'replace': shown(other, 'replace', **video_of('rolls'), mask='mask.mp4'),
-    'outpaint': shown(wide, 'outpaint', **video_of('narrow'), size=WIDE),
-    'storyboard': shown(f'{bounces} | {falls}', 'storyboard'),
-    'long': Shown(bounces, {'size': LONG}),
-  }
-
-
-def _recoloured(caption: str, truth: balls.Truth) -> str:
-  old = truth.colours[0]
-  new = 'blue' if old != 'blue' else 'red'
-  return caption.replace(f'{old} ball', f'{new} ball')
-
-
-def _files(shown: Shown) -> list[str]:
+def _files(shown: examples.Shown) -> list[str]:
   """The names of what a task is given."""
   flags = shown.flags
   masks = [flags['mask']] if 'mask' in flags else []
@@ -195,7 +120,7 @@ def _placed(flags: dict[str, Any], out: epath.Path) -> dict[str, Any]:
   }
 
 
-def _flags(shown: Shown, out: epath.Path) -> types.SimpleNamespace:
+def _flags(shown: examples.Shown, out: epath.Path) -> types.SimpleNamespace:
   """As `sample` would read them from its command line."""
   flags = {'task': 'text'} | _placed(shown.flags, out)
   if 'size' in flags:

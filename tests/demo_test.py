@@ -6,7 +6,14 @@ import types
 import pytest
 from etils import epath
 
-from sora_jax import demo, heldout, networks, verify
+from sora_jax import (
+  demo,
+  examples_balls,
+  heldout,
+  metrics,
+  networks,
+  verify,
+)
 from sora_jax.data import video
 from sora_jax.data.worlds import balls
 
@@ -14,7 +21,14 @@ from sora_jax.data.worlds import balls
 def call(out, cases):
   demo.main(
     None,
-    types.SimpleNamespace(out=str(out), cases=cases, seed=0, retrain=False),
+    types.SimpleNamespace(
+      out=str(out),
+      cases=cases,
+      seed=0,
+      retrain=False,
+      model=None,
+      world='balls',
+    ),
   )
 
 
@@ -28,10 +42,11 @@ def test_the_weights_that_ship_are_small_and_complete():
 def test_the_demo_names_every_file_that_it_makes(
   tmp_path, one_device, monkeypatch, capsys
 ):
-  monkeypatch.setattr(demo, 'PROMPTS', demo.PROMPTS[:2])
+  prompts = examples_balls.PROMPTS[:2]
+  monkeypatch.setattr(examples_balls, 'PROMPTS', prompts)
   shown = []
 
-  def show(networks, out, *rest):
+  def show(world, networks, out, *rest):
     shown.append(out)
     return []
 
@@ -39,7 +54,7 @@ def test_the_demo_names_every_file_that_it_makes(
   # The second of the clips that are scored is not as it was told.
   broken = lambda video, prompt: ['law'] if prompt == failed else []
   _, (failed, _) = balls.held_out_prompts(heldout.SEED, 2)
-  monkeypatch.setattr(demo.metrics, 'broken_promises', broken)
+  monkeypatch.setattr(metrics, 'broken_promises', broken)
   call(tmp_path / 'out', cases=2)
   printed = capsys.readouterr().out
   made = sorted((tmp_path / 'out').iterdir())

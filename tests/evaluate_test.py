@@ -34,7 +34,7 @@ def test_true_clips_keep_their_promises_and_noise_does_not(model, one_device):
   settings = generate.settings_of(found.config.sample)._replace(steps=1)
   mesh = sharding.make_mesh(sharding.MeshConfig())
   make = generate.make_generator(found, settings, mesh)
-  scores = evaluate.on_world(found, settings, make, cases=6, seed=0)
+  scores = evaluate.on_balls(found, settings, make, cases=6, seed=0)
   assert scores.true.cases == scores.generated.cases == 6
   assert scores.true.colour == scores.true.law == scores.true.direction == 1
   assert scores.true.velocity_error < 0.05 and scores.true_motion < 0.2
@@ -52,7 +52,7 @@ def test_files_are_scored_and_a_broken_one_is_told(
   model, tmp_path, one_device, capsys, monkeypatch
 ):
   folder = tiny.write_videos(tmp_path / 'v', [(9, 48, 32), (5, 32, 32)])
-  monkeypatch.setattr(evaluate, 'on_world', lambda *unused: SCORES)
+  monkeypatch.setattr(evaluate, 'on_balls', lambda *unused, **also: SCORES)
   monkeypatch.setattr(
     evaluate.heldout, 'loss_by_level', lambda *unused: {'0.5': 0.1, '0.9': 1.0}
   )

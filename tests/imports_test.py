@@ -24,7 +24,7 @@ LEVELS = (
   + 'frechet plots gallery figures suite'.split()
   + 'sizing prepare label sample problems program train podplan'.split()
   + 'heldout probing adherence evaluate calibrate speed bench'.split()
-  + 'showcase demo verify'.split()
+  + 'examples examples_balls showcase demo verify'.split()
   + ['parity'],
   ['cli'],
 )

@@ -16,6 +16,8 @@ import launch
 from sora_jax import (
   batch,
   cli,
+  examples,
+  examples_balls,
   generate,
   label,
   networks,
@@ -27,19 +29,42 @@ from sora_jax import (
   verify,
 )
 from sora_jax.data import video
+from sora_jax.data.worlds import captions, scenes
 
-CAPTIONS = dict.fromkeys(
-  ('rolls', 'falls', 'bounces', 'wide', 'recoloured'), 'a small red ball rolls'
-)
-NAMES = list(showcase.tasks_of(CAPTIONS))
+WORLDS = list(showcase.EXAMPLES)
+CAPTIONS = {
+  'balls': dict.fromkeys(
+    ('rolls', 'falls', 'bounces', 'wide', 'recoloured'),
+    'a small red ball rolls',
+  ),
+  'scenes': dict.fromkeys(examples.CLIPS, 'a green fish swims'),
+}
+WIDE = {'balls': (80, 48), 'scenes': (160, 96)}
 
 
-def test_every_task_is_shown_and_scored():
-  assert set(prompting.TASKS) - {'text'} <= set(NAMES)
+@pytest.mark.parametrize('world', WORLDS)
+def test_every_task_is_shown_and_scored(world):
+  shown = showcase.EXAMPLES[world].tasks_of(CAPTIONS[world]).values()
+  of_task = {one.flags.get('task', 'text') for one in shown}
+  assert set(prompting.TASKS) == of_task
   assert set(prompting.TASKS) <= set(suite.TASKS)
 
 
-def test_a_clip_of_each_task_says_what_it_is(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize('world', WORLDS)
+def test_prompts_promise_what_can_be_told(world):
+  read = {'balls': captions.attributes, 'scenes': scenes.attributes}[world]
+  told = [read(prompt) for prompt in showcase.EXAMPLES[world].PROMPTS]
+  assert len(told) == 8
+  if world == 'scenes':
+    for said in told:
+      for name in ('object', 'colour', 'event', 'place', 'count'):
+        assert getattr(said, name), said
+
+
+@pytest.mark.parametrize('world', WORLDS)
+def test_a_clip_of_each_task_says_what_it_is(
+  tmp_path, monkeypatch, capsys, world
+):
   make, config = Blank(), tiny.config()
   config.sample.size = '64x64x33'
   monkeypatch.setattr(generate, 'make_generator', lambda *unused: make)
@@ -47,10 +72,16 @@ def test_a_clip_of_each_task_says_what_it_is(tmp_path, monkeypatch, capsys):
   signed = label.of(types.SimpleNamespace())
   model = epath.Path('models/tiny')
   entries = showcase.show(
-    generate.Networks(config, {}), epath.Path(tmp_path), signed, model, seed=3
+    world,
+    generate.Networks(config, {}),
+    epath.Path(tmp_path),
+    signed,
+    model,
+    seed=3,
   )
   printed = capsys.readouterr().out
-  assert [entry.path.stem for entry in entries] == NAMES
+  shown = showcase.EXAMPLES[world].tasks_of(CAPTIONS[world])
+  assert [entry.path.stem for entry in entries] == list(shown)
   for entry in entries:
     name, path = entry.path.stem, entry.path
     assert str(path) in printed
@@ -59,10 +90,11 @@ def test_a_clip_of_each_task_says_what_it_is(tmp_path, monkeypatch, capsys):
     assert report.verdict == 'valid'
     assert report.facts['size'] == str(size)
     assert report.facts['micro_batch'] == 1
+    flags = shown[name].flags
     files = {'connect': 2, 'keyframes': 2, 'replace': 2}  # a mask is one
-    given = name in ('animate', 'edit', 'replace', 'outpaint') or 'ext' in name
-    assert len(report.inputs) == files.get(name, int(given))
-  assert video.read_info(tmp_path / 'outpaint.mp4')[:2] == (80, 48)
+    single = 'image' in flags or 'video' in flags
+    assert len(report.inputs) == files.get(flags.get('task'), int(single))
+  assert video.read_info(tmp_path / 'outpaint.mp4')[:2] == WIDE[world]
   assert video.read_info(tmp_path / 'long.mp4').frames == 121
   assert {request.seed for request in make.asked} == {3}
   networks_ = generate.Networks(config, {})
@@ -87,15 +119,20 @@ def test_the_command_of_a_task_makes_the_same_latent(tmp_path, monkeypatch):
   shipped.config.sample.steps = 2
   networks.write(model, shipped, 'float32')
   chosen = ('connect', 'replace', 'long')
-  tasks_of = showcase.tasks_of
+  tasks_of = examples_balls.tasks_of
   monkeypatch.setattr(
-    showcase,
+    examples_balls,
     'tasks_of',
     lambda captions: {name: tasks_of(captions)[name] for name in chosen},
   )
   unlabelled = label.Label(None)
   entries = showcase.show(
-    networks.read(model), epath.Path(tmp_path), unlabelled, model, seed=3
+    'balls',
+    networks.read(model),
+    epath.Path(tmp_path),
+    unlabelled,
+    model,
+    seed=3,
   )
   for entry in entries:
     command = shlex.split(entry.command)[1:]
@@ -107,3 +144,15 @@ def test_the_command_of_a_task_makes_the_same_latent(tmp_path, monkeypatch):
       check=True,
     )
     assert f'latent {entry.latent[:16]}' in run.stdout, entry.command
+
+
+def test_a_box_leaves_room_around_what_is_replaced():
+  mask = np.zeros((2, 32, 32), bool)
+  mask[0, 3:6, 12:20] = True
+  boxes = examples.boxes(mask)
+  assert boxes.shape == (2, 32, 32, 3)
+  inside = boxes[0, :, :, 0] == 255
+  margin = examples.MARGIN
+  assert inside[: 6 + margin, 12 - margin : 20 + margin].all()
+  assert inside.sum() == (6 + margin) * (8 + 2 * margin)
+  assert not boxes[1].any()
