@@ -272,15 +272,18 @@ def replace(studio: Studio) -> Result:
 
 def outpaint(studio: Studio) -> Result:
   """A square out of the middle of a wide clip, made wide again."""
-  size = batch.Size(80, 48, studio.settings.size.frames)
-  cases, left = studio.cases(size=size), 16
+  width, height, frames = studio.settings.size
+  size = batch.Size(5 * width // 4, 3 * height // 4, frames)
+  left = (size.width - size.height) // 2
+  middle = slice(left, left + size.height)
+  cases = studio.cases(size=size)
   scenes = [
-    tasks.outpaint(studio.encode, true[:, :, left : left + 48], size, left, 0)
+    tasks.outpaint(studio.encode, true[:, :, middle], size, left, 0)
     for true in cases.videos
   ]
   made = studio.paint(scenes, cases.captions)
   around = np.ones(cases.videos[0].shape[:3], bool)
-  around[:, :, left : left + 48] = False
+  around[:, :, middle] = False
   grown = 2 * studio.networks.config.autoencoder.space
   keeps = [figures.far_from(around, grown)] * studio.count
   change = figures.changed(made, cases, keeps)
