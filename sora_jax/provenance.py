@@ -27,14 +27,12 @@ TYPES = {
   '.png': 'image/png',
   '.jpg': 'image/jpeg',
   '.jpeg': 'image/jpeg',
-  # Inputs only.
-  '.mov': 'video/quicktime',
-  '.m4v': 'video/x-m4v',
-  '.avi': 'video/x-msvideo',
+  '.avi': 'video/x-msvideo',  # of inputs only
 }
-# What files begin with, or have a little further on.
+# What files begin with, or have a little further on, whatever their names say.
 SIGNS = (
-  (4, b'ftyp', '.mp4'),
+  (4, b'ftyp', '.mp4'),  # also .mov and .m4v
+  (8, b'AVI ', '.avi'),
   (0, b'GIF8', '.gif'),
   (8, b'WEBP', '.webp'),
   (0, b'\x89PNG', '.png'),
@@ -89,14 +87,14 @@ class Input(NamedTuple):
   report: Report
 
   @property
-  def suffix(self) -> str:
-    return '.' + self.name.rpartition('.')[2].lower()
+  def mime(self) -> str:
+    """The type of its bytes; '' of one that C2PA does not open."""
+    return TYPES.get(_type_of(self.data), '')
 
 
 def examine(name: str, data: bytes, role: str) -> Input:
   """An input; its label is read here, once for all clips made of it."""
-  blank = Input(name, data, role, Report(UNLABELLED))
-  return blank._replace(report=read(data, blank.suffix))
+  return Input(name, data, role, read(data))
 
 
 def sign(
@@ -127,22 +125,21 @@ def sign(
     ):
       for i, each in enumerate(inputs):
         if _opens(each):
-          mime = TYPES[each.suffix]
-          b.add_ingredient(_ingredient(i, each), mime, io.BytesIO(each.data))
+          data_of = io.BytesIO(each.data)
+          b.add_ingredient(_ingredient(i, each), each.mime, data_of)
       b.sign(pen, TYPES[suffix], io.BytesIO(data), signed)
   except c2pa.C2paError as error:
     raise ValueError(f'cannot sign: {error}') from error
   sealed = seal.seal(signed.getvalue(), suffix, key)
-  report = read(sealed, suffix)
+  report = read(sealed)
   if report.verdict == TAMPERED:
     raise ValueError(f'cannot sign: {", ".join(report.reasons)}')
   return sealed
 
 
-def read(data: bytes, suffix: str, trust: str = '') -> Report:
+def read(data: bytes, trust: str = '') -> Report:
   """What a file's label says; `trust` has PEM of certificates to trust."""
-  if suffix not in TYPES:
-    suffix = _type_of(data)
+  suffix = _type_of(data)
   if not suffix:
     return _without_manifest(data)
   try:
@@ -165,7 +162,7 @@ def _without_manifest(data: bytes) -> Report:
 
 
 def _type_of(data: bytes) -> str:
-  """The suffix that a file of another name should have; none if unknown."""
+  """The suffix that a file should have by its bytes; none if unknown."""
   for at, start, suffix in SIGNS:
     if data.startswith(start, at):
       return suffix
@@ -282,7 +279,7 @@ def _context(trust: str = '', hosts: list[str] | None = None) -> c2pa.Context:
 
 def _opens(each: Input) -> bool:
   """Whether C2PA can take over the history of an input, or finds none."""
-  return each.suffix in TYPES and UNREADABLE not in each.report.reasons
+  return bool(each.mime) and UNREADABLE not in each.report.reasons
 
 
 def _claim(facts: dict[str, Any], inputs: tuple[Input, ...]) -> dict[str, Any]:
@@ -307,7 +304,7 @@ def _ingredient(index: int, each: Input) -> dict[str, Any]:
   return {
     'description': f'{each.report.verdict}, SHA-256 {digest}',
     'title': each.name,
-    'format': TYPES.get(each.suffix, 'application/octet-stream'),
+    'format': each.mime or 'application/octet-stream',
     'relationship': each.role,
     'label': _id(index),
   }

@@ -40,7 +40,7 @@ def main(config: None, flags: types.SimpleNamespace) -> int:
 def verify(path: epath.PathLike, trust: str = '') -> provenance.Report:
   """What the label says and, without one, whether there is a watermark."""
   path = epath.Path(path)
-  report = provenance.read(path.read_bytes(), path.suffix.lower(), trust)
+  report = provenance.read(path.read_bytes(), trust)
   if report.verdict == provenance.UNLABELLED and marked(path):
     return report._replace(verdict=provenance.WATERMARK_ONLY)
   return report

@@ -104,7 +104,7 @@ def test_flags_of_a_compiler_do_not_leave_with_a_file(tmp_path):
   path = tmp_path / 'a.mp4'
   flags = '--xla_dump_to=/home/someone'
   write(path, tiny.gradient(5, 32, 32), of(), xla_flags=flags)
-  facts = provenance.read(path.read_bytes(), '.mp4').facts
+  facts = provenance.read(path.read_bytes()).facts
   assert facts['seed'] == 1 and 'xla_flags' not in facts
   assert b'someone' not in path.read_bytes()
 
