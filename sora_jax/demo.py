@@ -2,8 +2,9 @@
 
 Loads the model that ships, or another one, or trains it anew, samples prompts
 that between them show what it can do, writes the videos and a sheet of all of
-them, and scores held-out prompts. In between, `showcase` makes one of every other task.
-All of it is on one page, `gallery.html`, with some of the prompts that failed.
+them, and scores held-out prompts. In between, `showcase` makes one of every
+other task. All of it is on one page, `gallery.html`, with some of the prompts
+that failed.
 """
 
 import functools
@@ -21,6 +22,7 @@ from sora_jax import (
   generate,
   label as label_lib,
   networks as networks_lib,
+  rng,
   sample,
   sharding,
   showcase,
@@ -60,6 +62,7 @@ def main(config: None, flags: types.SimpleNamespace) -> None:
   networks = networks_lib.read(model)
   settings = generate.settings_of(networks.config.sample)
   prompts = showcase.EXAMPLES[flags.world].PROMPTS
+  rng.check_seeds(flags.seed, len(prompts) + flags.cases)
   requests = [
     generate.Request(prompt, flags.seed + i) for i, prompt in enumerate(prompts)
   ]
@@ -75,6 +78,7 @@ def main(config: None, flags: types.SimpleNamespace) -> None:
     out / 'sheet',
     [clip.video for clip in made],
     [clip.request.prompt for clip in made],
+    first,
     networks.config.sample.fps,
     label,
     card,

@@ -32,6 +32,7 @@ from sora_jax import (
   plots,
   probing,
   reconstruct,
+  rng,
   sample,
   sharding,
   sizing,
@@ -99,6 +100,7 @@ def main(config: None, flags: types.SimpleNamespace) -> None:
       'of an autoencoder'
     )
   networks_lib.check_from_text(networks, 'evaluate')
+  rng.check_seeds(flags.seed, flags.cases)
   settings = generate.settings_of(networks.config.sample)
   results: dict[str, Any] = {
     'card': sample.card(networks, settings),
@@ -109,6 +111,7 @@ def main(config: None, flags: types.SimpleNamespace) -> None:
     if 'dit' not in networks.params:
       raise ValueError(f'{flags.model} has no dit; --suite makes clips')
     studio = suite.make_studio(networks, flags.cases, flags.seed)
+    suite.check(studio, names)
     results['tasks'] = suite.run(studio, names, out)
   elif 'dit' in networks.params:
     results |= _generation(networks, settings, flags, out)
@@ -142,13 +145,16 @@ def _generation(
   )
   print(scored.table)
   plots.shares(out / 'shares.png', scored.bars)
+  told = {'generation': _plain(scored.scores)} | scored.told
+  if not heldout.reads_bytes(networks):
+    print('no held-out loss, as this model has a tokenizer of its own')
+    return told
   data = heldout.of_world(networks.config, flags.cases, flags.world)
   losses = heldout.loss_by_level(networks, data, out)
   print('held-out loss by level of noise:')
   print('  '.join(f'{level}: {loss:.4f}' for level, loss in losses.items()))
   plots.curve(out / 'loss.png', losses, 'level of noise', 'held-out loss')
-  told = {'generation': _plain(scored.scores), 'loss_by_level': losses}
-  return told | scored.told
+  return told | {'loss_by_level': losses}
 
 
 def judge_of(world: str) -> Judge:

@@ -41,8 +41,13 @@ Distances = dict[str, tuple[float, float]]
 def distances(
   extractors: Sequence[Extractor], made: Videos, decoded: Videos, true: Videos
 ) -> Distances:
-  """How far clips are from true ones, by the features of each extractor."""
+  """How far clips are from true ones, by the features of each extractor.
+
+  Of a single clip nothing can be said, so that there are none.
+  """
   found = {}
+  if len(true) < 2:
+    return found
   for name, features in extractors:
     truth = features(true)
     found[name] = (

@@ -25,6 +25,7 @@ from sora_jax import (
   memory,
   networks as networks_lib,
   paint,
+  rng,
   samplers,
   sharding,
   stepcache,
@@ -101,6 +102,11 @@ def check(config: config_lib.Config, settings: Settings) -> None:
         f'{name} {getattr(settings, name)!r} is unknown; choose from '
         f'{", ".join(table)}'
       )
+  if settings.guidance_rule == 'zero_star' and settings.sampler != 'euler':
+    raise ValueError(
+      f'guidance_rule zero_star stands still at first, and sampler '
+      f'{settings.sampler} would go on from that; take euler'
+    )
   if not 0 <= settings.guidance_low < settings.guidance_high <= 1:
     raise ValueError(
       f'guidance_low={settings.guidance_low} and '
@@ -118,21 +124,26 @@ def check(config: config_lib.Config, settings: Settings) -> None:
       'where there is one'
     )
   if not 0 <= settings.shift < np.inf:
-    raise ValueError(f'shift={settings.shift} must be above 0, or 0 for none')
+    raise ValueError(
+      f'shift={settings.shift} must be above 0, where 1 is none, or 0 for that '
+      'of training'
+    )
   stepcache.check(settings.cache, config.sample.cache_curve)
   for name in ('steps', 'micro_batch'):
     if getattr(settings, name) < 1:
       raise ValueError(f'{name}={getattr(settings, name)} must be 1 or more')
   codec.check_tile(net, settings.tile)
-  check_window(settings, net.time)
+  check_window(settings, net.time, 1 + (size.frames - 1) // net.time)
 
 
-def check_window(settings: Settings, time: int) -> None:
+def check_window(settings: Settings, time: int, latents: int) -> None:
   """Raises ValueError for windows that cannot go on from one another.
 
   Args:
     settings: How clips are made.
     time: Frames to a latent.
+    latents: That are painted, which may be more or fewer than `settings.size`
+      has, where something is known.
   """
   window, least = settings.window, 1 + 2 * time
   if window < least or (window - 1) % time:
@@ -146,7 +157,7 @@ def check_window(settings: Settings, time: int) -> None:
       f'window of {window} frames is an anchor, these and what is new; or '
       f'window must be {1 + time * (settings.overlap + 1)} or more'
     )
-  if settings.size.frames > window and most > canvas_lib.FAR:
+  if latents > most > canvas_lib.FAR:
     raise ValueError(
       f'window={window} frames must be {1 + time * (canvas_lib.FAR - 1)} or '
       'fewer where a clip is longer, or its anchor would be too near'
@@ -482,14 +493,8 @@ def to_rows(
     encoder.told(request.prompt, layout.lines, negative) for request in requests
   ]
   return paint.Rows(
-    seed=np.array([_seed(request) for request in requests], np.uint32),
+    seed=np.array([rng.check_seeds(r.seed) for r in requests], np.uint32),
     known=None,
     text=np.stack([features for features, _ in told]),
     text_segment=np.stack([segment for _, segment in told]),
   )
-
-
-def _seed(request: Request) -> int:
-  if not 0 <= request.seed < 2**32:
-    raise ValueError(f'seed {request.seed} must be from 0 to {2**32 - 1}')
-  return request.seed

@@ -48,7 +48,7 @@ def loss_by_level(
   Raises:
     ValueError: the model does not read bytes.
   """
-  if networks.tokenizer.encode is not transforms.byte_ids:
+  if not reads_bytes(networks):
     raise ValueError(
       'losses by level are of models that read bytes; this one has a tokenizer '
       'of its own'
@@ -91,6 +91,11 @@ def loss_by_level(
   return {
     f'{level:g}': float(x) for level, x in zip(levels, losses, strict=True)
   }
+
+
+def reads_bytes(networks: networks_lib.Networks) -> bool:
+  """Whether captions are what the pipeline makes of them: their bytes."""
+  return networks.tokenizer.encode is transforms.byte_ids
 
 
 def of_world(

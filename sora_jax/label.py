@@ -70,24 +70,28 @@ def of(flags: types.SimpleNamespace) -> Label:
   url = given['tsa_url'] or ''
   if url and not url.startswith(('http://', 'https://')):
     raise ValueError(f'--tsa_url={url} is not http://... or https://...')
-  signer = _tried(own, key) if own and key else certificate.local()
+  signer = certificate.load(own, key) if own and key else certificate.local()
+  if own:
+    _try(
+      *(signer, ''),
+      f'--certificate={own}',
+      'C2PA takes one for signing documents, that another one has signed, and '
+      'both in the PEM',
+    )
+  if url:
+    _try(signer, url, f'--tsa_url={url}', 'give an authority that answers')
   return Label(
     signer, bool(given['label_prompt']), bool(given['visible_label']), url
   )
 
 
-def _tried(own: str, key: str) -> certificate.Signer:
-  """A signer that has signed an image: now, and not when all is painted."""
-  signer = certificate.load(own, key)
+def _try(signer: certificate.Signer, url: str, flag: str, advice: str) -> None:
+  """Signs an image: now, and not only when all is painted."""
   pixels = video.encode('tried.png', [np.zeros((1, 8, 8, 3), np.uint8)], 1.0)
   try:
-    provenance.sign(pixels, '.png', signer, {})
+    provenance.sign(pixels, '.png', signer, {}, tsa_url=url)
   except ValueError as error:
-    raise ValueError(
-      f'--certificate={own}: {error}; C2PA takes one for signing documents, '
-      'that another one has signed, and both in the PEM'
-    ) from error
-  return signer
+    raise ValueError(f'{flag}: {error}; {advice}') from error
 
 
 def write(

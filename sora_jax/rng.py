@@ -95,3 +95,14 @@ def pack_levels(
     return flow.level_from_normal(normal, tokens_in_clip[clip], law)
 
   return jax.vmap(row_levels)(draw, group_clip, group_index, tokens_in_clip)
+
+
+def check_seeds(first: int, count: int = 1) -> int:
+  """Returns the first of some seeds that follow one another.
+
+  Raises:
+    ValueError: one of them cannot be.
+  """
+  if not 0 <= first <= 2**32 - count:
+    raise ValueError(f'seed {first} must be from 0 to {2**32 - count}')
+  return first

@@ -23,6 +23,7 @@ from sora_jax import (
   networks as networks_lib,
   prompting,
   provenance,
+  rng,
   sharding,
   spool,
   tasks,
@@ -51,6 +52,8 @@ def main(
   requests = read_requests(flags)
   prompts = [request.prompt for request in requests]
   scene = prompting.scene_of(flags, networks, settings, prompts)
+  latents = scene.canvas.frames
+  generate.check_window(settings, networks.config.autoencoder.time, latents)
   requests = [r._replace(canvas=scene.canvas) for r in requests]
   if note := unlearned(scene.size, networks.config.sample.sizes):
     print(note)
@@ -159,6 +162,7 @@ def read_requests(flags: types.SimpleNamespace) -> list[generate.Request]:
   # A shell may break a long prompt; its lines are one sentence.
   prompts = [' '.join(prompt.split()) for prompt in prompts]
   lines = [prompt.replace(prompting.BETWEEN_LINES, '\n') for prompt in prompts]
+  rng.check_seeds(flags.seed, len(lines))
   return [generate.Request(p, flags.seed + i) for i, p in enumerate(lines)]
 
 
@@ -221,8 +225,12 @@ def write_all(
     manifest = manifest.with_name(f'manifest.{jax.process_index()}.jsonl')
     known |= _read_manifest(manifest)
     known = {p.name: known[p.name] for p in paths if p.name in known}
+  also = run_card | label.card
+  if inputs and label.signer:  # of equal frames, labels may differ
+    told = [[x.name, hashlib.sha256(x.data).hexdigest()] for x in inputs]
+    also |= {'inputs': told}
   wanted = [
-    {'file': p.name, 'prompt': r.prompt, 'seed': r.seed} | run_card | label.card
+    {'file': p.name, 'prompt': r.prompt, 'seed': r.seed} | also
     for p, r in zip(paths, requests, strict=True)
   ]
   todo = [

@@ -22,13 +22,14 @@ from sora_jax import (
   label as label_lib,
   networks as networks_lib,
   prompting,
+  provenance,
   sample,
   tasks,
 )
 from sora_jax.data import sheets
 
 EXAMPLES: dict[str, Any] = {'balls': examples_balls, 'scenes': examples}
-COLUMNS = 4  # of clips that move
+COLUMNS, COLUMN = 4, 160  # of clips that move, and their pixels
 
 
 def show(
@@ -62,6 +63,7 @@ def show(
       'task': flags.task,
       'scene_sha256': scene.digest,
       'latent_sha256': made.digest,
+      **prompting.numbers_of(flags),
     }
     flags.label_prompt = label.prompt
     inputs = prompting.inputs_of(flags)
@@ -78,8 +80,7 @@ def show(
     )
     print(f'{path}  latent {made.digest[:16]}  {shown.prompt}', flush=True)
   labels = [f'{entry.title}: {entry.prompt}' for entry in entries]
-  facts = {'weights_sha256': card['weights_sha256'], 'model': model.name}
-  write_sheets(out / 'tasks', whole, labels, fps, label, facts)
+  write_sheets(out / 'tasks', whole, labels, entries, fps, label, card)
   return entries
 
 
@@ -87,16 +88,30 @@ def write_sheets(
   stem: epath.Path,
   videos: Sequence[tasks.Video],
   labels: Sequence[str],
+  entries: Sequence[gallery.Entry],
   fps: float,
   label: label_lib.Label,
-  facts: dict[str, Any],
+  card: dict[str, Any],
 ) -> None:
-  """All clips in one picture, twice: frame beside frame, and moving."""
+  """All clips in one picture, twice: frame beside frame, and moving.
+
+  Their labels have those of the clips, which say how each was made.
+  """
+  facts = {name: card[name] for name in ('weights_sha256', 'model')}
+  parts = tuple(
+    provenance.examine(
+      entry.path.name if label.prompt else f'clip {i}{entry.path.suffix}',
+      entry.path.read_bytes(),
+      provenance.COMPONENT,
+    )
+    for i, entry in enumerate(entries, 1)
+  )
   still = sheets.contact_sheet(videos, labels=labels)[None]
-  moving = sheets.moving_sheet(videos, labels, COLUMNS)
+  scale = max(1, COLUMN // max(clip.shape[2] for clip in videos))
+  moving = sheets.moving_sheet(videos, labels, COLUMNS, scale)
   for suffix, frames in {'.png': still, '.gif': moving}.items():
     path = stem.with_suffix(suffix)
-    label_lib.write(path, [frames], fps, label, lambda: facts)
+    label_lib.write(path, [frames], fps, label, lambda: facts, parts)
   print(f'{stem.with_suffix(".png")}  eight frames of each')
   print(f'{stem.with_suffix(".gif")}  all of them, moving')
 

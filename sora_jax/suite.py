@@ -33,6 +33,7 @@ SEED = 4321  # of the clips
 KNOWN = 3  # latents that a clip goes on from
 MINUTE = 601  # frames, at 10 a second
 SPANS = 6  # of a minute, at which drift is told
+LEAST_FRAMES = 29  # of `fill_in`; the others need fewer
 LOOP = 6  # latents: 2.4 s are one bounce of middling height
 SHOWN = 8  # clips on a sheet
 ENDLESS = ('bounce',)  # laws that fit a loop or a minute
@@ -272,8 +273,7 @@ def replace(studio: Studio) -> Result:
 
 def outpaint(studio: Studio) -> Result:
   """A square out of the middle of a wide clip, made wide again."""
-  width, height, frames = studio.settings.size
-  size = batch.Size(5 * width // 4, 3 * height // 4, frames)
+  size = _wide(studio.settings.size)
   left = (size.width - size.height) // 2
   middle = slice(left, left + size.height)
   cases = studio.cases(size=size)
@@ -355,6 +355,27 @@ def names_of(asked: str) -> list[str]:
       hint = experiment.nearest(name, TASKS)
       raise ValueError(f'--suite={asked}: no task {name!r}{hint}')
   return names
+
+
+def check(studio: Studio, names: Sequence[str]) -> None:
+  """Raises ValueError where a model's own clips do not fit the tasks."""
+  config, size = studio.networks.config, studio.settings.size
+  if size.frames < LEAST_FRAMES:
+    raise ValueError(
+      f'--suite: what is known and what is asked for take {LEAST_FRAMES} '
+      f'frames, and the model makes {size}'
+    )
+  side, wide = config.autoencoder.space * config.model.patch[1], _wide(size)
+  if 'outpaint' in names and (wide.width % side or wide.height % side):
+    raise ValueError(
+      f'--suite: outpaint asks for {wide} of a model of {size}, whose sides '
+      f'must be multiples of {side}; name the other tasks'
+    )
+
+
+def _wide(size: batch.Size) -> batch.Size:
+  """A wide clip whose middle is given to `outpaint`."""
+  return batch.Size(5 * size.width // 4, 3 * size.height // 4, size.frames)
 
 
 def make_studio(

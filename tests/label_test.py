@@ -65,6 +65,12 @@ def test_a_certificate_that_c2pa_does_not_take_is_refused_at_once(tmp_path):
     of(certificate=f'{tmp_path}/own.pem', key=f'{tmp_path}/key.pem')
 
 
+def test_an_authority_that_does_not_answer_is_noticed_at_once():
+  url = 'http://127.0.0.1:9/'  # where nobody listens
+  with pytest.raises(ValueError, match=f'--tsa_url={url}: cannot sign: '):
+    of(tsa_url=url)
+
+
 def write(path, frames, made, inputs=(), **more):
   cut = len(frames) // 2  # where it is cut does not matter
   parts = [frames[:0], frames[:cut], frames[cut:]]

@@ -150,7 +150,7 @@ def test_a_negative_prompt_changes_what_is_made(place):
   ('changes', 'words'),
   [
     (dict(schedule='odd'), "schedule 'odd' is unknown; choose from even, wan"),
-    (dict(shift=-1.0), 'shift=-1.0 must be above 0, or 0 for none'),
+    (dict(shift=-1.0), 'shift=-1.0 must be above 0, where 1 is none, or 0'),
   ],
 )
 def test_settings_that_cannot_be_are_refused(place, changes, words):

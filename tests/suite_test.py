@@ -130,6 +130,20 @@ def test_masks_that_differ_are_painted_one_by_one(studio):
   assert scored[0].made == 0
 
 
+def test_clips_that_do_not_fit_the_tasks_are_refused_at_once(studio):
+  size = lambda *size: studio._replace(
+    settings=studio.settings._replace(size=batch.Size(*size))
+  )
+  suite.check(studio, list(suite.TASKS))
+  suite.check(size(80, 48, 29), ['extend'])
+  with pytest.raises(ValueError, match='29 frames, and the model makes 64x64x'):
+    suite.check(size(64, 64, 25), ['extend'])
+  with pytest.raises(
+    ValueError, match='outpaint asks for 100x36x33 of a model'
+  ):
+    suite.check(size(80, 48, 33), ['outpaint'])
+
+
 def test_the_verb_prints_a_line_a_figure_and_leaves_sheets(
   studio, tmp_path, monkeypatch, capsys
 ):
