@@ -132,6 +132,7 @@ def prepare(
   features = _feature_fn(config, frozen.get('text'), encode_text)
   net, restarts = config.autoencoder, pieces.restarts(config.data.shares)
   count, used, start = 0, set(), time.monotonic()
+  turns = collections.Counter()  # of batches of each size
   with sharding.use(mesh), latents.Writer(out) as writer:
     for clips in _batches(_clips(source, config)):
       if config.model.condition_channels and len(clips[0].video) == 1:
@@ -148,7 +149,8 @@ def prepare(
       if config.model.condition_channels:
         seen = _condition(encode, video, net.time)
       if restarts and z.shape[1] > 1:
-        at = pieces.restart_at(z.shape[1], count // ENCODE_BATCH)
+        at = pieces.restart_at(z.shape[1], turns[z.shape])
+        turns[z.shape] += 1
         again = _encode_from(at, encode, video, net.time)
       of_clips = zip(clips, z, again, seen, strict=False)
       for clip, latent, restart, condition in of_clips:

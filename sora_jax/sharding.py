@@ -331,6 +331,10 @@ def on_first(work: Callable[[], None], doing: str) -> None:
     ValueError: it failed on process 0, which itself raises what `work` does.
   """
   failure = None
+  if jax.process_count() > 1:
+    # Where it is the first thing that they do together, what joins them gives
+    # up sooner than long work ends.
+    multihost_utils.broadcast_one_to_all(np.array(False))
   if jax.process_index() == 0:
     try:
       work()

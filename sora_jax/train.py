@@ -221,7 +221,8 @@ def export(
     config.autoencoder.latent_std = std
   if config.stage is config_lib.Stage.DIFFUSION:
     config.sample.sizes = prepare.learned(config, path.parent)
-  if jax.process_index() == 0:
+
+  def write():
     tokenizer = networks_lib.read_tokenizer(config)
     networks_lib.write(
       path,
@@ -235,6 +236,9 @@ def export(
         lora.scaled(config.lora, added),
         config.run.export_dtype,
       )
+
+  # All wait, as those that end would take the writer with them.
+  sharding.on_first(write, 'writing the model')
 
 
 def _networks(

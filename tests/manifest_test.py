@@ -50,6 +50,20 @@ def test_captions_may_stand_in_one_file(tmp_path):
   assert [q.id for q in report.quarantined] == ['gone.mp4']
 
 
+def test_names_and_captions_may_have_any_characters(tmp_path):
+  odd = os.fsdecode(b'caf\xe9.mp4')  # not UTF-8
+  for name in (odd, 'b\u2028.mp4'):
+    add_clip(tmp_path, name, caption=None)
+  line = {'file': 'b\u2028.mp4', 'caption': 'One.\u2028And more.\x85'}
+  text = json.dumps(line, ensure_ascii=False)
+  (tmp_path / 'captions.jsonl').write_text(text)
+  report = manifest.build(tmp_path, tmp_path)
+  assert [row.path for row in report.rows] == ['b\u2028.mp4']
+  assert [q.id for q in report.quarantined] == [odd]  # without a caption
+  assert report.rows[0].captions == ['One. And more.']
+  assert manifest.read(tmp_path / manifest.MANIFEST) == report.rows
+
+
 def test_a_malformed_line_of_captions_is_named(tmp_path):
   add_clip(tmp_path, 'a.mp4')
   for line in ('{"file": "a.mp4"}', 'a.mp4: One.', '[]', '{"caption": 1}'):

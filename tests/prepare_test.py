@@ -1,5 +1,6 @@
 """A corpus to latents: what is encoded, what is left out, what is refused."""
 
+import collections
 import os
 import types
 
@@ -90,21 +91,24 @@ def test_a_second_stream_starts_anew_where_it_is_needed(
   pixels = prepare.ENCODE_BATCH * 32 * 32 * chunk
   monkeypatch.setattr(prepare, 'MOST_PIXELS', pixels)
   config = world(model)
-  config.data.sizes, config.data.shares.end = ('32x32x17',), 0.5
+  sizes = '32x32x17', '48x32x17', '32x48x17'
+  config.data.sizes, config.data.shares.end = sizes, 0.5
+  config.data.clips = 30
   config.data.limits.tokens = 99
   flags = types.SimpleNamespace(data=None, workdir=str(tmp_path))
   prepare.main(config, flags)
   source = latents.LatentSource(tmp_path / 'latents')
-  starts = set()
+  starts = collections.defaultdict(set)
   for index, row in enumerate(source.rows):
     record = source[index]
     at = row.size[0] - len(record.restart)
-    size = batch.parse_size('32x32x17')
-    clip, _ = balls.clip(0, int(row.id.removesuffix('+0')), size)
+    number = int(row.id.removesuffix('+0'))
+    clip, _ = balls.clip(0, number, batch.parse_size(sizes[number % 3]))
     anew = encode(networks, clip.video[4 * at :])
     np.testing.assert_allclose(record.restart, anew, rtol=2e-3, atol=2e-3)
-    starts.add(at)
-  assert len(starts) == 2  # of ten clips, encoded eight at a time
+    starts[row.size].add(at)
+  # Of ten clips of a size, encoded eight at a time.
+  assert [len(of_size) for of_size in starts.values()] == [2, 2, 2]
 
 
 def test_what_is_seen_beside_the_noise_is_as_in_sampling(model, tmp_path):

@@ -39,6 +39,15 @@ def test_frames_are_those_of_the_world_and_are_rendered_once(
     kept(tmp_path, 'joins+balls').window(0, 0, 1)
 
 
+def test_a_clip_that_cannot_be_kept_is_not_lost(tmp_path):
+  (tmp_path / 'file').touch()  # in which no directory can be
+  world = sources.WorldSource(
+    'balls+joins', tuple(batch.parse_size(size) for size in SIZES), 6
+  )
+  frames = kept(tmp_path / 'file').window(2, 0, 9)
+  np.testing.assert_array_equal(frames, world.window(2, 0, 9))
+
+
 def test_files_are_not_rendered(tmp_path):
   config = pipeline.DataConfig(
     corpus=pipeline.Corpus.FOLDER, rendered=str(tmp_path)

@@ -201,3 +201,8 @@ def test_a_short_clip_holds_its_last_frame(folder):
   got = shades(sources.random_window(source, 1, 9, rng))
   assert got == [0, 1, 2, 3, 4, 4, 4, 4, 4]
   assert shades(sources.random_window(source, 2, 3, rng)) == [0, 0, 0]
+
+
+def test_each_caption_of_a_record_is_one_line():
+  texts = [b'A ball rolls.\n\nIt stops.', 'One\u2028and two.']
+  assert sources._texts(texts) == ['A ball rolls. It stops.', 'One and two.']

@@ -406,3 +406,18 @@ def test_real_clips_read_alike_from_any_start(name):
   for start in (1, 59, 61):
     got = video.read_frames(CLIPS / name, start, 4)
     np.testing.assert_array_equal(got, whole_start[start : start + 4])
+
+
+def test_a_gif_that_is_cut_anywhere_is_told_in_one_line(tmp_path):
+  rng = np.random.default_rng(0)
+  frames = rng.integers(0, 255, (4, 16, 16, 3), np.uint8)
+  whole = video.encode('a.gif', [frames], 10.0)
+  cuts = range(10, len(whole) - 1, 7)
+  assert len(cuts) > 100
+  for cut in cuts:
+    path = tmp_path / 'cut.gif'
+    path.write_bytes(whole[:cut])
+    try:
+      video.read_info(path)  # what is there of it may be whole
+    except video.BrokenVideo as error:
+      assert '\n' not in str(error)

@@ -151,7 +151,8 @@ def read(path: epath.PathLike) -> list[Row]:
   """
   path = epath.Path(path)
   try:
-    lines = path.read_text().splitlines()
+    text = path.read_text()
+    lines = text.removesuffix('\n').split('\n') if text else []
   except (OSError, UnicodeDecodeError) as error:
     raise ValueError(
       f'manifest {path} cannot be read: {video.reason(error)}'
@@ -230,7 +231,7 @@ def _read_captions(files: dict[str, epath.Path]) -> dict[str, list[str]]:
     return captions
   path = files[CAPTIONS]
   try:
-    lines = path.read_text().splitlines()
+    lines = path.read_text().split('\n')  # other breaks may be in a text
   except UnicodeDecodeError as error:
     raise ValueError(f'{path} is not UTF-8') from error
   for number, line in enumerate(lines, 1):
@@ -295,8 +296,7 @@ def _measured_before(path: epath.Path) -> dict[str, Row]:
 
 
 def _write(path: epath.Path, rows: list[Any]) -> None:
-  text = ''.join(
-    json.dumps(row._asdict(), ensure_ascii=False) + '\n' for row in rows
-  )
+  # In ASCII, as names of files need not be UTF-8.
+  text = ''.join(json.dumps(row._asdict()) + '\n' for row in rows)
   path.parent.mkdir(parents=True, exist_ok=True)
   video.publish(path, text.encode())

@@ -10,6 +10,7 @@ import pathlib
 from typing import Any
 
 import numpy as np
+from absl import logging
 from etils import epath
 from jaxtyping import UInt8
 
@@ -54,8 +55,13 @@ class Rendered:
       clip = self._world[index].video
       file = io.BytesIO()
       np.save(file, clip)
-      self._directory.mkdir(parents=True, exist_ok=True)
-      video.publish(epath.Path(path), file.getvalue())
+      try:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        video.publish(epath.Path(path), file.getvalue())
+      except OSError as error:  # as of a full disk: the clip itself is there
+        logging.log_first_n(
+          logging.WARNING, 'clips cannot be kept in %s: %s', 1, path, error
+        )
       return clip[start : start + count]
     # Mapped: no more is read than is asked for.
     return np.array(np.load(path, mmap_mode='r')[start : start + count])

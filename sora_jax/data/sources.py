@@ -335,4 +335,5 @@ def _open_builder(directory: epath.PathLike) -> Any:
 def _texts(value: Any) -> list[str]:
   """Captions of a record: one, or a list of them."""
   values = np.atleast_1d(np.asarray(value, object))
-  return [v.decode() if isinstance(v, bytes) else str(v) for v in values]
+  texts = (v.decode() if isinstance(v, bytes) else str(v) for v in values)
+  return [' '.join(text.split()) for text in texts]  # each is one line

@@ -13,6 +13,7 @@ import io
 import itertools
 import math
 import os
+import struct
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -336,6 +337,8 @@ def _read_images(source) -> tuple[VideoInfo, list[np.ndarray]]:
     SyntaxError,
     ValueError,
     EOFError,
+    IndexError,  # this and the next one of GIFs that are cut
+    struct.error,
     Image.DecompressionBombError,
   ) as error:
     raise BrokenVideo(source, reason(error)) from error
