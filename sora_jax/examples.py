@@ -110,7 +110,7 @@ def tasks_of(captions: dict[str, str]) -> dict[str, Shown]:
     ),
     'loop': shown(told['hovering'], 'loop'),
     'edit': shown(
-      told['cat'].replace('purple', 'orange'), 'edit', video=['cat.mp4']
+      told['cat'].replace('a purple', 'an orange'), 'edit', video=['cat.mp4']
     ),
     'outpaint': shown(told['cube'], 'outpaint', video=['inner.mp4'], size=WIDE),
     'storyboard': shown(f'{told["hovering"]} | {told["drone"]}', 'storyboard'),
