@@ -478,3 +478,11 @@ def test_a_model_without_a_part_is_refused(networks):
   without = networks._replace(params={'dit': networks.params['dit']})
   with pytest.raises(ValueError, match='has no autoencoder and no text'):
     generate.make_generator(without, SETTINGS, mesh_of(1))
+
+
+def test_anchors_are_far_enough_from_all_that_is_painted():
+  settings = SETTINGS._replace(window=81, overlap=2)
+  generate.check_window(settings, 4, latents=21)  # one window
+  with pytest.raises(ValueError, match='window=81 frames must be 61 or fewer'):
+    generate.check_window(settings, 4, latents=22)
+  generate.check_window(settings._replace(window=61), 4, latents=22)

@@ -103,3 +103,10 @@ def test_a_group_has_the_same_level_in_any_row_and_its_clips_shift():
   )
   logit = np.log(levels[0, 2] / (1 - levels[0, 2]))
   assert logit == pytest.approx(float(normal(9, 1)) + np.log(2), rel=1e-4)
+
+
+def test_all_of_some_seeds_have_to_be():
+  assert rng.check_seeds(2**32 - 3, 3) == 2**32 - 3
+  for first, count in ((2**32 - 3, 4), (-1, 1)):
+    with pytest.raises(ValueError, match=f'seed {first} must be from 0 to'):
+      rng.check_seeds(first, count)

@@ -367,6 +367,11 @@ def test_what_cannot_be_written_is_refused_before_it_is_made(
     (dict(overlap=9), 'overlap=9 latents must be from 1 to 7'),
     (dict(cache=0.1), 'cache=0.1: the model has no cache_curve'),
     (dict(sampler='eular'), "sampler 'eular' is unknown"),
+    (
+      dict(sampler='unipc', guidance_rule='zero_star'),
+      'zero_star stands still at first, and sampler unipc would go on',
+    ),
+    (dict(seed=2**32), 'seed 4294967296 must be from 0 to 4294967294'),  # two
     (dict(steps=0), 'steps=0 must be 1 or more'),
   ],
 )
