@@ -8,6 +8,7 @@ that failed.
 """
 
 import functools
+import itertools
 import time
 import types
 from collections.abc import Sequence
@@ -106,10 +107,9 @@ def main(config: None, flags: types.SimpleNamespace) -> None:
   if failures.exists():  # of an earlier call
     failures.rmtree()
   failures.mkdir()
-  failed = [
-    clip for clip in scored if judge.broken(clip.video, clip.request.prompt)
-  ]
-  failed = write(failures, failed[:MOST_FAILURES])
+  broken = lambda clip: judge.broken(clip.video, clip.request.prompt)
+  first_of = itertools.islice(filter(broken, scored), MOST_FAILURES)
+  failed = write(failures, list(first_of))
   parts = [
     gallery.Part('Prompts', 'A sentence in, a video out.', first),
     gallery.Part('Every other way of prompting', TASKS_TEXT, others),

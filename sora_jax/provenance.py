@@ -125,8 +125,8 @@ def sign(
     ):
       for i, each in enumerate(inputs):
         if _opens(each):
-          data_of = io.BytesIO(each.data)
-          b.add_ingredient(_ingredient(i, each), each.mime, data_of)
+          media = io.BytesIO(each.data)
+          b.add_ingredient(_ingredient(i, each), each.mime, media)
       b.sign(pen, TYPES[suffix], io.BytesIO(data), signed)
   except c2pa.C2paError as error:
     raise ValueError(f'cannot sign: {error}') from error

@@ -38,6 +38,13 @@ def test_the_weights_that_ship_are_small_and_complete():
   assert set(networks.read(networks.SHIPPED).params) == set(networks.SYSTEM)
 
 
+def test_what_is_not_retrained_is_refused(tmp_path):
+  flags = dict(out=str(tmp_path), cases=1, seed=0, retrain=True)
+  for other in (dict(model='a', world='balls'), dict(model='', world='scenes')):
+    with pytest.raises(ValueError, match='--retrain trains the model of balls'):
+      demo.main(None, types.SimpleNamespace(**flags, **other))
+
+
 @pytest.mark.slow
 def test_the_demo_names_every_file_that_it_makes(
   tmp_path, one_device, monkeypatch, capsys

@@ -73,6 +73,11 @@ def test_files_are_scored_and_a_broken_one_is_told(
   for name in ('shares', 'loss'):
     assert video.read_info(out / f'{name}.png')[2] == 1
   row = results['files']['0.mp4']
+  monkeypatch.setattr(evaluate.heldout, 'reads_bytes', lambda networks: False)
+  evaluate.main(None, flags)
+  assert 'no held-out loss' in capsys.readouterr().out
+  again = json.loads((out / 'scores.json').read_text())
+  assert again == {k: v for k, v in results.items() if k != 'loss_by_level'}
   # What is left of a gradient by bicubic scaling; random weights leave less.
   assert row['psnr'] < row['bicubic_psnr'] < math.inf
   assert row['bicubic_ssim'] > row['ssim']

@@ -87,3 +87,12 @@ def test_a_torchscript_gives_the_features(tmp_path):
   video[..., 1] = 255
   found = extractor.features([video, video])
   np.testing.assert_allclose(found, [[-1, 1, -1]] * 2, atol=1e-6)
+
+
+def test_of_a_single_clip_no_distance_is_told():
+  clips = [np.zeros((5, 8, 8, 3), np.uint8)]
+  looked = frechet.Extractor('x', lambda videos: np.ones((len(videos), 2)))
+  assert frechet.distances([looked], clips, clips, clips) == {}
+  assert set(frechet.distances([looked], 2 * clips, 2 * clips, 2 * clips)) == {
+    'x'
+  }

@@ -16,6 +16,7 @@ from etils import epath
 from sora_jax import (
   batch,
   generate,
+  label,
   networks,
   provenance,
   sample,
@@ -421,3 +422,22 @@ def test_two_processes_on_other_numbers_of_cores_give_the_same_bytes(
     hashes.append([(r['latent_sha256'], r['video_sha256']) for r in rows])
   assert hashes[0] == hashes[1]
   assert len(set(hashes[0])) == 3
+
+
+def test_an_input_whose_label_changed_is_an_input_that_changed(
+  call, tmp_path, capsys
+):
+  pixels = np.full((1, 32, 32, 3), 90, np.uint8)
+  image = epath.Path(tmp_path) / 'image.png'
+  asked = dict(task='animate', image=[str(image)], prompt=['a red ball'])
+  for made, label_of in (
+    (label.Label(None), 'unlabelled'),
+    (label.of(types.SimpleNamespace()), 'valid'),
+  ):
+    label.write(image, [pixels], 1.0, made, lambda: {'seed': 1})
+    (row,) = call(**asked)
+    (given,) = verify.verify(tmp_path / 'out' / row['file']).inputs
+    assert given.label == label_of
+  assert '1 were made otherwise' in capsys.readouterr().out
+  call(**asked)
+  assert '1 of 1 are there already' in capsys.readouterr().out
